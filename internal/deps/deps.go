@@ -1,0 +1,30 @@
+// Package deps is a scaffold that keeps modules in go.mod while their users are being written. It is deleted before the first release.
+package deps
+
+import (
+	_ "github.com/goccy/go-yaml"
+	_ "github.com/goccy/go-yaml/ast"
+	_ "github.com/goccy/go-yaml/parser"
+	_ "github.com/gofrs/flock"
+	_ "github.com/golang-jwt/jwt/v5"
+	_ "github.com/klauspost/compress/gzip"
+	_ "github.com/klauspost/compress/s2"
+	_ "github.com/klauspost/compress/zstd"
+	_ "github.com/nats-io/nats-server/v2/server"
+	_ "github.com/nats-io/nats.go"
+	_ "github.com/nats-io/nats.go/jetstream"
+	_ "github.com/playwright-community/playwright-go"
+	_ "github.com/rogpeppe/go-internal/testscript"
+	_ "github.com/sethvargo/go-retry"
+	_ "github.com/spf13/cobra"
+	_ "golang.org/x/net/proxy"
+	_ "golang.org/x/net/publicsuffix"
+	_ "golang.org/x/net/html"
+	_ "golang.org/x/net/bpf"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/sys/unix"
+	_ "golang.org/x/term"
+	_ "golang.org/x/time/rate"
+	_ "modernc.org/sqlite"
+	_ "github.com/andybalholm/brotli"
+)
