@@ -1,0 +1,115 @@
+package framework
+
+import (
+	"context"
+	"iter"
+	"time"
+)
+
+// Journal is the durable ordered log that every event passes through. The
+// engine is its only writer; internal/journal keeps it on NATS JetStream.
+// All methods may be called concurrently.
+type Journal interface {
+	// ID returns the journal's own id.
+	ID() JournalID
+	// Stream opens the log of one stream ("target/stream"). A stream belongs
+	// to one partition for ever.
+	Stream(ctx context.Context, name string) (StreamLog, error)
+	// Partition tells which partition the stream belongs to.
+	Partition(stream string) int
+	// Bounds returns the number of the oldest chunk still kept and of the
+	// newest one committed in the partition; first > last means it is empty
+	// below last+1.
+	Bounds(partition int) (first, last uint64)
+	// Read yields the committed chunks after the position in order, without
+	// end, waiting for new ones, until ctx ends. Chunks in which want is true
+	// for no stream are yielded without their events. A reader that keeps up
+	// is fed from memory. A chunk is shared between readers and never changed.
+	// A damaged or missing chunk is yielded as one with Err set, and reading
+	// goes on after it.
+	Read(ctx context.Context, after Position, want func(stream string) bool) iter.Seq2[*Chunk, error]
+	// Release says that the sink needs nothing at or before the position any
+	// more: retention may drop it. A sink holds the whole partition from the
+	// first Release or Hold on.
+	Release(sink string, p Position)
+	// Sync blocks until everything appended before the call is durable.
+	Sync(ctx context.Context) error
+}
+
+// StreamLog is the end of the journal that one stream writes to.
+type StreamLog interface {
+	// Resume returns the committed cursor and what is needed to splice a new
+	// connection to the old ones. It is asked once, before the first Append.
+	Resume(ctx context.Context) (Resume, error)
+	// Append takes a copy of the event into the chunk being gathered, and of
+	// its cursor. It blocks only while the chunk being gathered is full and
+	// the one before is still being committed. It returns before the event is
+	// durable; an error is final and concerns the whole partition.
+	Append(ctx context.Context, ev *Event) error
+	// Move moves the cursor without an event, with the next chunk.
+	Move(ctx context.Context, c Cursor) error
+	// Note puts an entry of the stream's ledger into the next chunk.
+	Note(ctx context.Context, n Note) error
+	// Committed returns how many of the events appended since the log was
+	// opened are durable.
+	Committed() uint64
+}
+
+// Resume is what the journal knows about a stream when it is opened.
+type Resume struct {
+	// Cursor is the cursor after the last committed chunk that moved it.
+	Cursor Cursor
+	// Known tells whether the journal has held the stream before.
+	Known bool
+	// Tail are the last events of the stream, oldest first, as many as the
+	// journal still holds up to a bound of its own (4,096).
+	Tail []TailEvent
+	// Notes is the stream's ledger as far as it is kept, oldest first.
+	Notes []Note
+}
+
+// TailEvent is what the splice needs to know of an event it delivered before.
+type TailEvent struct {
+	ID   string
+	Hash uint64 // of type and data: see HashEvent
+	Time time.Time
+}
+
+// Note is one entry of a stream's ledger.
+type Note struct {
+	// Kind is a small number of the framework's ("held", "gap", …: see coverage.go).
+	Kind byte
+	// Body is its content, in the framework's own encoding.
+	Body []byte
+}
+
+// Chunk is what the streams of a partition received since the commit before.
+type Chunk struct {
+	Journal   JournalID
+	Partition int
+	Seq       uint64
+	// Committed is when the writer sent it, by the writer's clock.
+	Committed time.Time
+	// Streams are the names that StoredEvent.Stream indexes.
+	Streams []string
+	// Events are all events of the chunk, in order; nil when the reader
+	// wanted none of its streams.
+	Events []StoredEvent
+	// Count is the number of events in the chunk, also when they were not
+	// decoded.
+	Count int
+	// Err says that the chunk is damaged or missing (*DamageError): its
+	// events are lost to this reader.
+	Err error
+}
+
+// StoredEvent is an event as the journal keeps it. Its slices are shared by
+// all readers.
+type StoredEvent struct {
+	Stream int // index into Chunk.Streams
+	ID     string
+	Type   string
+	Cursor Cursor
+	Time   time.Time
+	Data   []byte
+}
