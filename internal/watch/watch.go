@@ -1,0 +1,157 @@
+// Package watch notices that an open line has silently died.
+//
+// A [Watch] keeps two clocks for one connection: one of bytes (is the line
+// alive) and one of events (is the feed alive: heartbeats and comments move
+// the first and not the second). Both count only the time spent waiting in a
+// read, so that a reader held up elsewhere is never taken for a silent server.
+// The package does not know what is being read, nor what to do about silence.
+package watch
+
+import (
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Kind says which clock ran out.
+type Kind int
+
+// The clocks.
+const (
+	Silence Kind = iota + 1 // no byte
+	Quiet                   // bytes, but no event
+)
+
+// Config sets the clocks of a [Watch].
+type Config struct {
+	// Stale is the longest wait for a byte; zero or less waits for ever.
+	Stale time.Duration
+	// Quiet is the longest wait for an event; zero or less waits for ever.
+	Quiet time.Duration
+	// Fire is called at most once, from a goroutine of the timer's, with the
+	// clock that ran out and what it showed. It must make the blocked read
+	// return, usually by closing the connection.
+	Fire func(k Kind, waited time.Duration)
+}
+
+// Watch keeps the clocks of one connection. Reading and Read are called by
+// the one reader; Event may be called by it or by whoever decodes; Stop by
+// anyone.
+type Watch struct {
+	config Config
+	epoch  time.Time
+
+	// All are nanoseconds. since is when the read in progress began (counted
+	// from epoch, never 0), or 0; spent is the time waited in finished reads
+	// since the last event.
+	since, spent atomic.Int64
+
+	mu      sync.Mutex // guards timer and stopped, never held while calling out
+	timer   *time.Timer
+	stopped bool
+}
+
+// New returns a watch whose clocks stand still until the first read.
+func New(c Config) *Watch {
+	w := &Watch{config: c, epoch: time.Now().Add(-1)}
+	if first := w.period(); first > 0 {
+		// The lock keeps check from running before timer is set.
+		w.mu.Lock()
+		w.timer = time.AfterFunc(first, w.check)
+		w.mu.Unlock()
+	}
+	return w
+}
+
+// period is the shortest time after which a clock can have run out.
+func (w *Watch) period() time.Duration {
+	switch s, q := max(w.config.Stale, 0), max(w.config.Quiet, 0); {
+	case s == 0:
+		return q
+	case q == 0:
+		return s
+	default:
+		return min(s, q)
+	}
+}
+
+// Reading is called before a read that may block.
+func (w *Watch) Reading() { w.since.Store(int64(time.Since(w.epoch))) }
+
+// Read is called after it.
+func (w *Watch) Read() {
+	if began := w.since.Swap(0); began != 0 && w.config.Quiet > 0 {
+		w.spent.Add(int64(time.Since(w.epoch)) - began)
+	}
+}
+
+// Event is called for each event: the feed is alive.
+func (w *Watch) Event() {
+	if w.config.Quiet > 0 {
+		w.spent.Store(0)
+	}
+}
+
+// Stop ends the watch. Fire is not called after it has returned, unless it
+// was being called already.
+func (w *Watch) Stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stopped = true
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
+
+func (w *Watch) check() {
+	var waited time.Duration
+	if began := w.since.Load(); began != 0 {
+		waited = time.Since(w.epoch) - time.Duration(began)
+	}
+	quiet := time.Duration(w.spent.Load()) + waited
+
+	w.mu.Lock()
+	if w.stopped {
+		w.mu.Unlock()
+		return
+	}
+	next := w.period()
+	kind := Kind(0)
+	if s := w.config.Stale; s > 0 {
+		if waited >= s {
+			kind = Silence
+		}
+		next = min(next, s-waited)
+	}
+	if q := w.config.Quiet; q > 0 {
+		if kind == 0 && quiet >= q {
+			kind, waited = Quiet, quiet
+		}
+		next = min(next, q-quiet)
+	}
+	if kind != 0 {
+		w.stopped = true
+	} else {
+		w.timer.Reset(next)
+	}
+	w.mu.Unlock()
+	if kind != 0 {
+		w.config.Fire(kind, waited)
+	}
+}
+
+// Reader returns r with its reads watched. Closing it closes r.
+func (w *Watch) Reader(r io.ReadCloser) io.ReadCloser { return &reader{r, w} }
+
+type reader struct {
+	io.ReadCloser
+	w *Watch
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	r.w.Reading()
+	n, err := r.ReadCloser.Read(p)
+	r.w.Read()
+	return n, err
+}

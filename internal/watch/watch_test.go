@@ -1,0 +1,102 @@
+package watch
+
+import (
+	"io"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// fired runs feed against a watched pipe and returns what the watch said, and
+// when, counted from the start.
+func fired(t *testing.T, c Config, feed func(w io.Writer, watch *Watch)) (kind Kind, at, waited time.Duration) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		pr, pw := io.Pipe()
+		start := time.Now()
+		c.Fire = func(k Kind, d time.Duration) {
+			kind, at, waited = k, time.Since(start), d
+			pr.CloseWithError(io.ErrClosedPipe)
+		}
+		w := New(c)
+		fed := make(chan struct{})
+		go func() {
+			defer close(fed)
+			feed(pw, w)
+			pw.Close()
+		}()
+		_, _ = io.Copy(io.Discard, w.Reader(pr))
+		w.Stop()
+		<-fed
+	})
+	return kind, at, waited
+}
+
+func TestSilenceIsNoticedAfterTheLastByte(t *testing.T) {
+	kind, at, waited := fired(t, Config{Stale: 4 * time.Second}, func(w io.Writer, _ *Watch) {
+		for range 10 {
+			time.Sleep(3 * time.Second)
+			_, _ = w.Write([]byte("x"))
+		}
+		time.Sleep(time.Hour)
+	})
+	if kind != Silence || at != 34*time.Second || waited != 4*time.Second {
+		t.Errorf("fired %v at %v after waiting %v, want Silence at 34s after 4s", kind, at, waited)
+	}
+}
+
+func TestHeartbeatsDoNotKeepTheEventClock(t *testing.T) {
+	kind, at, _ := fired(t, Config{Stale: 4 * time.Second, Quiet: 20 * time.Second}, func(w io.Writer, watch *Watch) {
+		for i := range 100 {
+			time.Sleep(time.Second)
+			_, _ = w.Write([]byte(":"))
+			if i == 9 {
+				watch.Event()
+			}
+		}
+	})
+	if kind != Quiet || at < 29*time.Second || at > 31*time.Second {
+		t.Errorf("fired %v at %v, want Quiet 20s after the event at 10s", kind, at)
+	}
+}
+
+func TestBackPressureIsNotSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pr, pw := io.Pipe()
+		w := New(Config{Stale: time.Second, Quiet: 2 * time.Second, Fire: func(k Kind, d time.Duration) {
+			t.Errorf("fired %v after %v while nobody was reading", k, d)
+		}})
+		defer w.Stop()
+		r := w.Reader(pr)
+		go func() {
+			for range 5 {
+				_, _ = pw.Write([]byte("x"))
+			}
+			pw.Close()
+		}()
+		buf := make([]byte, 1)
+		for range 5 {
+			if _, err := r.Read(buf); err != nil {
+				t.Fatal(err)
+			}
+			w.Event()
+			time.Sleep(time.Hour) // the journal is full
+		}
+	})
+}
+
+func TestWithoutClocksNothingFires(t *testing.T) {
+	kind, _, _ := fired(t, Config{}, func(w io.Writer, _ *Watch) { time.Sleep(24 * time.Hour) })
+	if kind != 0 {
+		t.Errorf("fired %v", kind)
+	}
+}
+
+func TestStopEndsTheWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := New(Config{Stale: time.Second, Fire: func(Kind, time.Duration) { t.Error("fired after Stop") }})
+		w.Reading()
+		w.Stop()
+		time.Sleep(time.Minute)
+	})
+}
