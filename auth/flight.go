@@ -1,0 +1,235 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// obtain returns a good credential whose generation is not old.
+func (k *Keeper) obtain(ctx context.Context, via Via, old uint64) (*Credential, error) {
+	for {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		f, held, err := k.join(ctx, via, old)
+		if f == nil {
+			return held, err
+		}
+		select {
+		case <-f.done:
+			if f.abandoned {
+				continue // it was ending already when this caller came
+			}
+			return f.credential, f.err
+		case <-ctx.Done():
+			if k.leave(f) {
+				<-f.done
+			}
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// join returns what is held, or the flight to wait for.
+func (k *Keeper) join(ctx context.Context, via Via, old uint64) (*flight, *Credential, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	s := k.slotFor(k.key(via), now)
+	if c := s.credential; c != nil && c.Generation != old && !s.rejected && !c.Expired(now) {
+		return nil, c, nil
+	}
+	if s.flight == nil {
+		if err := k.mayLogin(s, now); err != nil {
+			return nil, nil, err
+		}
+		k.attempts = append(k.attempts, now)
+		// The login belongs to all who wait for it, not to the first of them.
+		flightCtx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), k.config.LoginTimeout,
+			fmt.Errorf("the login took longer than %v: %w", k.config.LoginTimeout, context.DeadlineExceeded))
+		s.flight = &flight{cancel: cancel, done: make(chan struct{})}
+		go k.fly(flightCtx, s, s.flight, via, s.credential)
+	}
+	s.flight.waiters++
+	return s.flight, nil, nil
+}
+
+// leave takes one waiter off f. The last one ends the login, and is told so.
+func (k *Keeper) leave(f *flight) (last bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if f.waiters--; f.waiters > 0 {
+		return false
+	}
+	if !f.landed {
+		f.abandoned = true
+	}
+	f.cancel()
+	return true
+}
+
+// fly runs one login and tells its waiters.
+func (k *Keeper) fly(ctx context.Context, s *slot, f *flight, via Via, old *Credential) {
+	defer f.cancel()
+	log := k.config.Log.With("credential", k.config.Name, "exit", via.Exit)
+	log.Debug("login begins")
+	began := time.Now()
+	credential, err := k.config.Source.Obtain(ctx, via, old)
+	took := time.Since(began)
+	if err == nil {
+		err = usable(credential, time.Now())
+	}
+
+	k.mu.Lock()
+	f.landed = true
+	abandoned := f.abandoned
+	if err == nil {
+		k.generation++
+		credential.Generation = k.generation
+		credential.Obtained = began.Add(took)
+		credential.Exit = k.key(via)
+	} else {
+		credential = nil
+	}
+	k.mu.Unlock()
+
+	switch {
+	case err == nil:
+		log.Info("logged in", "took", took, "credential", credential)
+	case abandoned:
+		log.Debug("login given up, nobody waits for it")
+	default:
+		log.Warn("login failed", "took", took, "error", err)
+	}
+	if k.config.OnLogin != nil && (err == nil || !abandoned) {
+		k.config.OnLogin(Login{Exit: via.Exit, Took: took, Credential: credential, Err: err})
+	}
+
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case err == nil:
+		k.stats.Logins++
+		k.lastTook = took
+		k.refused, k.refusal = 0, hold{}
+		*s = slot{credential: credential, used: s.used}
+	case abandoned:
+	default:
+		k.stats.Failures++
+		k.failed(s, began, err)
+	}
+	s.flight = nil
+	f.credential, f.err = credential, err
+	close(f.done)
+}
+
+// usable refuses what a Source should not have returned.
+func usable(c *Credential, now time.Time) error {
+	switch {
+	case c == nil:
+		return errors.New("the source returned no credential and no error")
+	case c.Expired(now):
+		return &LoginError{Fault: FaultStep, Reason: fmt.Sprintf(
+			"the site gave a credential that ended at %s, %v ago: is this machine's clock right?",
+			c.Expires.Format(time.RFC3339), now.Sub(c.Expires).Round(time.Second))}
+	}
+	return nil
+}
+
+// failed notes when the next login may be tried. k.mu is held.
+func (k *Keeper) failed(s *slot, began time.Time, err error) {
+	var faulty interface{ AuthFault() Fault }
+	fault := FaultStep
+	if errors.As(err, &faulty) {
+		fault = faulty.AuthFault()
+	}
+	now := time.Now()
+	switch fault {
+	case FaultRefused:
+		// A refusal is about the account, whichever exit it came through.
+		k.refused++
+		k.refusal = hold{err: err}
+		if k.refused < refusalLimit {
+			k.refusal.until = now.Add(jitter(refusalWait << (k.refused - 1)))
+		}
+	case FaultExit:
+		// The site saw nothing of it, and whether this exit is tried again is
+		// for the pool of exits to say.
+		k.forgetAttempt(began)
+	default:
+		wait := failureWaitLimit
+		if s.failures < 16 {
+			wait = min(failureWait<<s.failures, failureWaitLimit)
+		}
+		s.failures++
+		s.hold = hold{until: now.Add(jitter(wait)), err: err}
+	}
+}
+
+// mayLogin returns a *HoldError when no login may begin now. k.mu is held.
+func (k *Keeper) mayLogin(s *slot, now time.Time) error {
+	held := func(h hold) error {
+		return &HoldError{Credential: k.config.Name, Until: h.until, Err: h.err}
+	}
+	if k.refusal.err != nil && (k.refused >= refusalLimit || now.Before(k.refusal.until)) {
+		return held(k.refusal)
+	}
+	if now.Before(s.hold.until) {
+		return held(s.hold)
+	}
+	for len(k.attempts) > 0 && now.Sub(k.attempts[0]) >= time.Hour {
+		k.attempts = k.attempts[1:]
+	}
+	if limit := k.config.AttemptsPerHour; limit > 0 && len(k.attempts) >= limit {
+		return held(hold{
+			until: k.attempts[len(k.attempts)-limit].Add(time.Hour),
+			err:   fmt.Errorf("%w (%d; the limit is there so that the account is not locked)", ErrTooManyLogins, limit),
+		})
+	}
+	return nil
+}
+
+// forgetAttempt takes the attempt that began then out of the count.
+func (k *Keeper) forgetAttempt(began time.Time) {
+	for i := len(k.attempts) - 1; i >= 0; i-- {
+		if !k.attempts[i].After(began) {
+			k.attempts = append(k.attempts[:i:i], k.attempts[i+1:]...)
+			return
+		}
+	}
+}
+
+// slotFor returns the slot of an exit, making room for it where it is new.
+// k.mu is held.
+func (k *Keeper) slotFor(key string, now time.Time) *slot {
+	s := k.slots[key]
+	if s == nil {
+		if len(k.slots) >= maxHeld {
+			k.forgetOldest()
+		}
+		s = new(slot)
+		k.slots[key] = s
+	}
+	s.used = now
+	return s
+}
+
+// forgetOldest drops the exit that was asked for longest ago and is not
+// logging in.
+func (k *Keeper) forgetOldest() {
+	oldest, found := "", false
+	for key, s := range k.slots {
+		if s.flight == nil && (!found || s.used.Before(k.slots[oldest].used)) {
+			oldest, found = key, true
+		}
+	}
+	if found {
+		delete(k.slots, oldest)
+	}
+}
+
+// jitter returns between half of d and d.
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }

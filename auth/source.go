@@ -1,0 +1,88 @@
+// Package auth obtains what opens a site and keeps it good.
+//
+// The main type is Keeper: it holds one Credential per exit (or one in all),
+// renews it, and sees to it that any number of streams cause one login. How a
+// credential is obtained is a Source: Static here, browser steps in
+// auth/browser.
+//
+// It deliberately knows nothing of proxies, streams or settings files: an exit
+// is a name and a dial function, and what failed is told by the error.
+package auth
+
+import (
+	"context"
+	"net"
+	"net/http"
+)
+
+// Via is the way out that a credential is obtained through: the exit of the
+// identity that it will belong to.
+type Via struct {
+	// Exit is the exit's name: it binds the credential and appears in
+	// messages, so it holds no secret.
+	Exit string
+	// Dial opens a connection to addr through the exit. It is called by many
+	// goroutines at once. Its errors stay in the chain of what Keeper returns.
+	// Nil dials directly.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// DialContext dials through the exit, or directly where there is none.
+func (v Via) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	if v.Dial == nil {
+		var direct net.Dialer
+		return direct.DialContext(ctx, network, addr)
+	}
+	return v.Dial(ctx, network, addr)
+}
+
+// Binding says whether a credential works from one exit only.
+type Binding int
+
+const (
+	// BoundToNone is a credential that works from everywhere: one serves all
+	// exits.
+	BoundToNone Binding = iota
+	// BoundToExit is a credential that must never leave by another exit than
+	// the one that it was obtained through, as what a browser was given.
+	BoundToExit
+)
+
+// String is the word that target files use for it.
+func (b Binding) String() string {
+	if b == BoundToExit {
+		return "exit"
+	}
+	return "none"
+}
+
+// Source obtains a credential.
+type Source interface {
+	// Obtain logs in. It is called by a Keeper, from one goroutine at a time
+	// for each exit (for each Keeper, when bound to none), but for several
+	// exits at once. Everything that it sends leaves through via. It returns
+	// soon after ctx ends and leaves nothing running. old is the credential to
+	// be replaced, or nil; it must not be changed. The credential returned
+	// belongs to the caller. A failure is a *LoginError wherever it can be
+	// told what failed.
+	Obtain(ctx context.Context, via Via, old *Credential) (*Credential, error)
+	// Bound is constant for the life of the Source.
+	Bound() Binding
+}
+
+// Static is the Source of something that does not change, such as an API key
+// or a long-lived bearer token: header and cookies are handed on as they are.
+func Static(header http.Header, cookies []*http.Cookie) Source {
+	return static{header: header.Clone(), cookies: cookies}
+}
+
+type static struct {
+	header  http.Header
+	cookies []*http.Cookie
+}
+
+func (s static) Bound() Binding { return BoundToNone }
+
+func (s static) Obtain(context.Context, Via, *Credential) (*Credential, error) {
+	return &Credential{Header: s.header, Cookies: s.cookies}, nil
+}
