@@ -1,0 +1,467 @@
+package sse
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	defaultMaxEvent = 16 << 20
+	maxField        = 64 << 10 // an id, event or retry line
+	maxIgnored      = 1 << 10  // kept of a line that only its first bytes matter of
+	maxFirst        = 128      // of Oddity.First and Unfinished.First
+	noBlankLines    = 64       // data lines until NoBlankLine
+)
+
+var (
+	// ErrMaxEvent is why an event beyond [Options.MaxEvent], or a single id,
+	// event or retry line beyond 64 KiB, was too large.
+	ErrMaxEvent = errors.New("it exceeds the limit for one event; raise it if the feed means it")
+	// ErrBudget is why an event within its own limit was too large: the
+	// unfinished events of all decoders together exceed [Options.Budget].
+	ErrBudget = errors.New("the budget for the unfinished events of all streams is used up")
+	// ErrClosed is returned by Next after Close.
+	ErrClosed = errors.New("sse: decoder is closed")
+)
+
+var (
+	bom     = []byte("\xEF\xBB\xBF")
+	message = []byte("message")
+)
+
+// Decoder reads events from one response body. Its methods must not be called
+// concurrently.
+type Decoder struct {
+	r     io.Reader
+	o     Options
+	err   error // sticky; the lines in the buffer go first
+	ended bool  // nothing more to say but err
+	left  Unfinished
+	stats Stats
+
+	buffer
+	begun  bool      // past the place of a BOM
+	skipLF bool      // a CR ended the last line: an LF here belongs to it
+	time   time.Time // of the last Read
+	cut    int64     // bytes left out of the line being read: see bound
+
+	// The block being read. Its data is in the buffer.
+	block int64  // offset of its first byte in the stream
+	lines int    // data lines so far
+	typ   []byte // the event type buffer
+	id    []byte // the last event ID buffer, where hasID
+	hasID bool
+	// Of a block that is too large: why, and its first bytes. Its data is dropped.
+	tooLarge error
+	first    string
+
+	last     []byte // the last event ID string
+	retry    time.Duration
+	hasRetry bool
+	hasBlank bool   // there has been a blank line
+	repaired []byte // the data of an event that was not UTF-8
+}
+
+// NewDecoder makes a decoder of the bytes of r. It reads nothing yet.
+func NewDecoder(r io.Reader, o Options) *Decoder {
+	if o.MaxEvent <= 0 {
+		o.MaxEvent = defaultMaxEvent
+	}
+	return &Decoder{r: r, o: o, last: []byte(o.LastEventID), buffer: newBuffer(o)}
+}
+
+// Next puts the next event into ev. It calls Read only when no complete event
+// is buffered, and returns an event as soon as its last byte is there.
+//
+// The error is io.EOF where the reader ended with io.EOF, whatever it left over
+// (see [Decoder.Unfinished]), a [*TooLargeError], or the reader's own error as
+// it is; it stays the same from then on, and ev is left alone.
+func (d *Decoder) Next(ev *Event) error {
+	for !d.ended {
+		if d.scan(ev) {
+			return nil
+		}
+		d.bound()
+		if d.err != nil {
+			d.end()
+			d.oddEnd()
+			break
+		}
+		d.fill()
+	}
+	return d.err
+}
+
+// LastEventID is the standard's last event ID string: what to resume from. A
+// block sets it when its blank line has come, with an event or without.
+func (d *Decoder) LastEventID() string { return string(d.last) }
+
+// Retry is the reconnection time that the feed asked for last, and whether it
+// has asked. It counts at once, even in a block that is never finished.
+func (d *Decoder) Retry() (time.Duration, bool) { return d.retry, d.hasRetry }
+
+// Unfinished tells, once Next has returned an error, what was left over. Its
+// slices stay valid.
+func (d *Decoder) Unfinished() Unfinished { return d.left }
+
+// Stats tells the counts so far.
+func (d *Decoder) Stats() Stats { return d.stats }
+
+// Close gives the buffers and what they hold of the budget back; Next does so
+// itself when it returns an error. It does not close the reader.
+func (d *Decoder) Close() {
+	if d.err == nil {
+		d.err = ErrClosed
+	}
+	d.end()
+}
+
+// scan consumes the complete lines in the buffer until one dispatches an event.
+func (d *Decoder) scan(ev *Event) bool {
+	buf := d.buf[:d.stop]
+	for {
+		if d.skipLF && d.pos < len(buf) {
+			d.skipLF = false
+			if buf[d.pos] == '\n' {
+				d.pos++
+				d.from = d.pos
+			}
+		}
+		// Lines end with LF, CR LF or CR. No CR lies before d.cr.
+		i := bytes.IndexByte(buf[d.from:d.cr], '\n')
+		if i >= 0 {
+			i += d.from
+		} else if i = d.cr; i < len(buf) {
+			// A CR ends the line at once: the LF it may belong with can be
+			// long in coming.
+			d.skipLF = true
+			d.findCR(i + 1)
+		} else {
+			d.from = len(buf)
+			return false
+		}
+		line := buf[d.pos:i]
+		d.pos = i + 1
+		d.from = d.pos
+		if len(line) > 0 {
+			d.field(line)
+			d.cut = 0
+			continue
+		}
+		if d.dispatch(ev) {
+			return true
+		}
+	}
+}
+
+// field interprets a line that is not blank.
+func (d *Decoder) field(line []byte) {
+	// The value's first byte decides about the space; names are exact.
+	switch {
+	case len(line) >= 5 && string(line[:5]) == "data:":
+		d.dataLine(line, 5)
+	case len(line) >= 3 && string(line[:3]) == "id:":
+		d.idLine(line, 3)
+	case len(line) >= 6 && string(line[:6]) == "event:":
+		d.typeLine(line, 6)
+	case line[0] == ':':
+		d.stats.Comments++
+		if d.o.OnComment != nil {
+			d.o.OnComment(line[1:min(len(line), maxIgnored)])
+		}
+	case len(line) >= 6 && string(line[:6]) == "retry:":
+		d.retryLine(line, 6)
+	case string(line) == "data":
+		d.dataLine(line, 4)
+	case string(line) == "id":
+		d.idLine(line, 2)
+	case string(line) == "event":
+		d.typeLine(line, 5)
+	case string(line) == "retry":
+		d.retryLine(line, 5)
+	default:
+		d.odd(Oddity{Kind: UnknownField, Size: int64(len(line)) + d.cut}, line)
+	}
+}
+
+// value is what follows the colon, without the one space that may begin it.
+// Of a name without a colon it is empty.
+func value(line []byte, name int) []byte {
+	v := line[min(name, len(line)):]
+	if len(v) > 0 && v[0] == ' ' {
+		return v[1:]
+	}
+	return v
+}
+
+func (d *Decoder) dataLine(line []byte, name int) {
+	if int64(d.dataEnd-d.data)+int64(len(line)) > d.o.MaxEvent {
+		d.exceed(ErrMaxEvent, line)
+	}
+	if d.tooLarge != nil {
+		return
+	}
+	d.addData(value(line, name), d.pos-1)
+	if d.lines == noBlankLines && !d.hasBlank {
+		d.odd(Oddity{Kind: NoBlankLine, Size: d.offset() - d.block}, d.buf[d.data:d.dataEnd])
+	}
+}
+
+// addData takes a value of the data field that ends at end in the buffer.
+func (d *Decoder) addData(v []byte, end int) {
+	d.lines++
+	if d.lines == 1 {
+		d.data, d.dataEnd = end-len(v), end
+		return
+	}
+	// Close up with the data before. The line is behind it in the buffer and
+	// longer than its value and an LF, so nothing unread is written over.
+	d.buf[d.dataEnd] = '\n'
+	d.dataEnd += 1 + copy(d.buf[d.dataEnd+1:], v)
+}
+
+func (d *Decoder) idLine(line []byte, name int) {
+	if !d.short(line) {
+		return
+	}
+	v := value(line, name)
+	if bytes.IndexByte(v, 0) >= 0 {
+		d.odd(Oddity{Kind: NULInID, Size: int64(len(line))}, line)
+		return
+	}
+	d.id = d.text(d.id[:0], v)
+	d.hasID = true
+}
+
+func (d *Decoder) typeLine(line []byte, name int) {
+	if d.short(line) {
+		d.typ = d.text(d.typ[:0], value(line, name))
+	}
+}
+
+func (d *Decoder) retryLine(line []byte, name int) {
+	if !d.short(line) {
+		return
+	}
+	const most = math.MaxInt64 / int64(time.Millisecond)
+	v := value(line, name)
+	var ms int64
+	for _, c := range v {
+		if c < '0' || c > '9' {
+			v = nil
+			break
+		}
+		// A number too large for a Duration means the longest one.
+		ms = min(ms*10+int64(c-'0'), most)
+	}
+	if len(v) == 0 {
+		d.odd(Oddity{Kind: BadRetry, Size: int64(len(line))}, line)
+		return
+	}
+	d.retry, d.hasRetry = time.Duration(ms)*time.Millisecond, true
+}
+
+// short reports that an id, event or retry line is to be interpreted: it is
+// within its bound, and whole where the block is being skipped.
+func (d *Decoder) short(line []byte) bool {
+	if int64(len(line)) > min(maxField, d.o.MaxEvent) {
+		d.exceed(ErrMaxEvent, line)
+	}
+	return d.tooLarge == nil || d.o.OnTooLarge == Skip && len(line) <= maxIgnored
+}
+
+// text appends v to dst, as UTF-8.
+func (d *Decoder) text(dst, v []byte) []byte {
+	if isASCII(v) || utf8.Valid(v) {
+		return append(dst, v...)
+	}
+	return appendRepaired(dst, v)
+}
+
+// dispatch ends a block at its blank line and reports whether it is an event.
+func (d *Decoder) dispatch(ev *Event) bool {
+	start := d.block
+	d.block = d.offset()
+	d.hasBlank = true
+	if d.hasID {
+		d.last, d.id = d.id, d.last
+	}
+	if d.lines > 0 {
+		ev.ID, ev.HasID = d.last, d.hasID
+		ev.Type = d.typ
+		if len(d.typ) == 0 {
+			ev.Type = message
+		}
+		ev.Data = d.buf[d.data:d.dataEnd:d.dataEnd]
+		if d.data < d.high && !utf8.Valid(ev.Data) {
+			d.repaired = appendRepaired(d.repaired[:0], ev.Data)
+			ev.Data = d.repaired
+		}
+		ev.Time = d.time
+		d.stats.Events++
+		d.clear()
+		return true
+	}
+	switch {
+	case d.tooLarge != nil:
+		d.odd(Oddity{Kind: TooLarge, Size: d.block - start, First: d.first, ID: string(d.last), Reason: d.tooLarge}, nil)
+	case len(d.typ) > 0:
+		d.odd(Oddity{Kind: NoData, Size: d.block - start}, d.typ)
+	}
+	if d.hasID {
+		d.stats.IDOnly++
+		if d.o.OnID != nil {
+			d.o.OnID(d.last)
+		}
+	}
+	d.clear()
+	return false
+}
+
+// clear begins a block.
+func (d *Decoder) clear() {
+	d.data, d.dataEnd, d.lines = 0, 0, 0
+	d.typ = d.typ[:0]
+	d.hasID = false
+	d.tooLarge = nil
+}
+
+// offset is where pos is in the stream.
+func (d *Decoder) offset() int64 { return d.stats.Bytes - int64(d.stop-d.pos) }
+
+// odd counts o and reports it, with the first bytes of b unless it has its own.
+func (d *Decoder) odd(o Oddity, b []byte) {
+	d.stats.Oddities[o.Kind]++
+	if d.o.OnOddity == nil {
+		return
+	}
+	if b != nil {
+		o.First = string(b[:min(len(b), maxFirst)])
+	}
+	d.o.OnOddity(o)
+}
+
+// exceed applies the policy to the block being read, at this line of it.
+func (d *Decoder) exceed(reason error, line []byte) {
+	if d.tooLarge != nil {
+		return
+	}
+	b := d.buf[d.data:d.dataEnd]
+	if len(b) == 0 {
+		b = line
+	}
+	d.tooLarge = reason
+	d.first = string(b[:min(len(b), maxFirst)])
+	if d.o.OnTooLarge == Fail {
+		d.err = &TooLargeError{Size: int64(d.dataEnd - d.data + len(line)), Reason: reason}
+		d.drop()
+	}
+	d.data, d.dataEnd, d.lines = 0, 0, 0
+}
+
+// bound keeps the unfinished line within the limits, before more is read.
+func (d *Decoder) bound() {
+	part := d.buf[d.pos:d.stop]
+	known := true
+	switch {
+	case bytes.HasPrefix(part, []byte("data:")):
+		if int64(d.dataEnd-d.data)+int64(len(part)) > d.o.MaxEvent {
+			d.exceed(ErrMaxEvent, part)
+		}
+	case bytes.HasPrefix(part, []byte("id:")), bytes.HasPrefix(part, []byte("event:")), bytes.HasPrefix(part, []byte("retry:")):
+		d.short(part)
+	default:
+		known = false
+	}
+	// Of a line that will not be interpreted it is enough to know that it is
+	// long; the rest of it need not be held.
+	if over := d.stop - d.pos - (maxIgnored + 1); over > 0 && (!known || d.tooLarge != nil) {
+		d.cut += int64(over)
+		d.stop -= over
+		d.from, d.cr = d.stop, d.stop
+	}
+}
+
+// fill makes room and reads once.
+func (d *Decoder) fill() {
+	if !d.room() {
+		d.exceed(ErrBudget, d.buf[d.pos:d.stop])
+		d.bound()
+		if d.err != nil {
+			return
+		}
+		d.room() // no need to grow any more
+	}
+	for range 100 {
+		n, err := d.r.Read(d.buf[d.stop:])
+		if n > 0 {
+			d.time = time.Now()
+			d.stats.Bytes += int64(n)
+			d.add(n)
+			if !d.begun {
+				d.skipBOM()
+			}
+		}
+		d.err = err
+		if n > 0 || err != nil {
+			return
+		}
+	}
+	d.err = io.ErrNoProgress
+}
+
+// skipBOM looks for the one BOM that may begin the stream, until it is decided.
+func (d *Decoder) skipBOM() {
+	part := d.buf[d.pos:d.stop]
+	if len(part) < len(bom) && bytes.HasPrefix(bom, part) {
+		return
+	}
+	d.begun = true
+	if bytes.HasPrefix(part, bom) {
+		d.pos += len(bom)
+		d.from = d.pos
+	}
+}
+
+// end keeps what is left over and gives the memory back.
+func (d *Decoder) end() {
+	if d.ended {
+		return
+	}
+	d.ended = true
+	part := d.buf[d.pos:d.stop]
+	if len(part) > 0 || d.lines > 0 || d.hasID || len(d.typ) > 0 || d.tooLarge != nil {
+		d.left.Bytes = d.stats.Bytes - d.block
+		d.left.First = part
+		if d.tooLarge == nil && (bytes.HasPrefix(part, []byte("data:")) || string(part) == "data") {
+			d.addData(value(part, len("data:")), d.stop)
+		}
+		if d.lines > 0 {
+			d.left.Data = d.text(nil, d.buf[d.data:d.dataEnd])
+			d.left.First = d.left.Data
+		}
+		if d.tooLarge != nil {
+			d.left.First = []byte(d.first)
+		}
+		d.left.First = bytes.Clone(d.left.First[:min(len(d.left.First), maxFirst)])
+		d.left.Type = d.typ
+		if d.hasID {
+			d.left.ID = d.id
+		}
+	}
+	d.free()
+}
+
+// oddEnd reports what was lost at the end.
+func (d *Decoder) oddEnd() {
+	if d.tooLarge != nil && d.o.OnTooLarge == Skip {
+		d.odd(Oddity{Kind: TooLarge, Size: d.left.Bytes, First: d.first, ID: string(d.last), Reason: d.tooLarge}, nil)
+	}
+	if d.left.Bytes > 0 && d.err == io.EOF {
+		d.odd(Oddity{Kind: Unterminated, Size: d.left.Bytes}, d.left.First)
+	}
+}
