@@ -1,0 +1,108 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+
+	"github.com/holdline/scrape/framework"
+)
+
+// rowsPerInsert is how many rows one statement takes. The driver's time to
+// bind arguments grows with the square of their number, so more is slower:
+// 8 to 16 was the best of 1 to 128 for rows of 200 bytes.
+const rowsPerInsert = 8
+
+// Write implements [framework.Sink].
+func (s *Sink) Write(ctx context.Context, b *framework.Batch) error {
+	if s.db == nil {
+		return s.explain(errClosed)
+	}
+	err := s.write(ctx, b)
+	if c := code(err); c == codeTooBig || c == codeConstraint {
+		err = s.blame(ctx, b.Records, err)
+	}
+	return s.explain(err)
+}
+
+func (s *Sink) write(ctx context.Context, b *framework.Batch) error {
+	tx, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if err := s.movePosition(ctx, tx, b); err != nil {
+		return err
+	}
+	many, one := tx.StmtContext(ctx, s.many), tx.StmtContext(ctx, s.one)
+	for rows := range slices.Chunk(b.Records, rowsPerInsert) {
+		if len(rows) == rowsPerInsert {
+			if err := s.insert(ctx, many, rows); err != nil {
+				return err
+			}
+			continue
+		}
+		for i := range rows {
+			if err := s.insert(ctx, one, rows[i:i+1]); err != nil {
+				return err
+			}
+		}
+	}
+	return tx.Commit()
+}
+
+// insert runs stmt, which takes as many rows as there are.
+func (s *Sink) insert(ctx context.Context, stmt *sql.Stmt, rows []framework.Record) error {
+	s.args = s.args[:0]
+	defer func() { clear(s.args) }() // keep no payload alive
+	for i := range rows {
+		for _, c := range columns {
+			v, err := c.value(&rows[i])
+			if err != nil {
+				return &framework.RecordError{Key: rows[i].Key, Err: err}
+			}
+			s.args = append(s.args, v)
+		}
+	}
+	_, err := stmt.ExecContext(ctx, s.args...)
+	return err
+}
+
+// blame finds the record for which SQLite refused the batch with err. It does
+// so in a transaction of its own that is never committed: the refusal may have
+// ended the first one, and then every further row would be on its own.
+func (s *Sink) blame(ctx context.Context, records []framework.Record, err error) error {
+	tx, beginErr := s.begin(ctx)
+	if beginErr != nil {
+		return beginErr
+	}
+	defer tx.Rollback()
+	one := tx.StmtContext(ctx, s.one)
+	for i := range records {
+		key := records[i].Key
+		insertErr := s.insert(ctx, one, records[i:i+1])
+		switch code(insertErr) {
+		case codeOK:
+			if insertErr != nil {
+				return insertErr
+			}
+		case codeTooBig:
+			return &framework.RecordError{Key: key, Err: fmt.Errorf("larger than SQLite can store: %w", insertErr)}
+		case codeConstraint:
+			var n int
+			if err := tx.QueryRowContext(ctx, "SELECT count(*) FROM "+quote(s.table)+" WHERE _key = ?", key.String()).Scan(&n); err != nil {
+				return err
+			}
+			if n > 0 {
+				// Never passed over as "already there": the position says it
+				// is not, so what is there is not known to be this record.
+				return fmt.Errorf("record %v is in table %q already, though the position kept in _scrape_positions is before it: the position was changed by hand (put it back, or remove the rows), or another sink writes the same records to this table (name another table)", key, s.table)
+			}
+			return &framework.RecordError{Key: key, Err: fmt.Errorf("refused by table %q: %w", s.table, insertErr)}
+		default:
+			return insertErr
+		}
+	}
+	return err
+}
