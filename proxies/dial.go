@@ -126,14 +126,10 @@ func (d *dialer) unreachable(e Exit, err error) *DialError {
 
 // failure completes derr, unless it was the caller who gave up.
 func (d *dialer) failure(ctx, dctx context.Context, e Exit, addr string, derr *DialError) error {
-	cause := context.Cause(ctx)
-	if end, ok := ctx.Deadline(); cause == nil && ok && !time.Now().Before(end) {
-		cause = context.DeadlineExceeded // the socket's timer was quicker than the context's
-	}
-	if cause != nil {
+	if cause := over(ctx); cause != nil {
 		return fmt.Errorf("dial %s through exit %v: %w", addr, e, cause)
 	}
-	if dctx.Err() != nil && derr.Status == 0 {
+	if over(dctx) != nil && derr.Status == 0 {
 		// The closed socket's own error says nothing.
 		derr.Err = fmt.Errorf("%w of %v", errDialTimeout, d.timeout)
 		if e.URL != nil {
@@ -143,6 +139,14 @@ func (d *dialer) failure(ctx, dctx context.Context, e Exit, addr string, derr *D
 	}
 	derr.Exit, derr.Addr = e, addr
 	return derr
+}
+
+// over is the cause with which ctx has ended, nil if it has not. A socket's timer may be quicker than the context's.
+func over(ctx context.Context) error {
+	if end, ok := ctx.Deadline(); ok && ctx.Err() == nil && !time.Now().Before(end) {
+		return context.DeadlineExceeded
+	}
+	return context.Cause(ctx)
 }
 
 // conn is the connection to a proxy. It holds a slot until Close and counts what passes.
