@@ -37,9 +37,8 @@ type Harness struct {
 	// durability. Two sinks on one table are what two processes would be.
 	// Required.
 	New func(t *testing.T, address, table string) framework.Sink
-	// Rows returns what the table holds, in the order in which it was stored;
-	// nothing when there is no such table. It is called when no sink is open as
-	// well as when one is. Required.
+	// Rows returns what the table holds, in the order in which it was stored.
+	// It is called while sinks are open and while none is. Required.
 	Rows func(t *testing.T, address, table string) []Row
 
 	// The others make trouble. One that is nil says that the destination cannot

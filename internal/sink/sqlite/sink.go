@@ -56,6 +56,8 @@ type Sink struct {
 	path  string // absolute
 	table string
 	log   *slog.Logger
+	// lockWait is a field so that a test need not wait as long.
+	lockWait time.Duration
 
 	id        string
 	partition int
@@ -85,7 +87,10 @@ func New(c Config) (*Sink, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sqlite sink: file name %q: %w", c.File, err)
 	}
-	return &Sink{file: c.File, path: path, table: c.Table, log: c.Log.With("file", c.File, "table", c.Table)}, nil
+	return &Sink{
+		file: c.File, path: path, table: c.Table, lockWait: lockWait,
+		log: c.Log.With("file", c.File, "table", c.Table),
+	}, nil
 }
 
 // Query returns the file and a statement that shows what is in the table, for
@@ -157,7 +162,7 @@ func (s *Sink) Close() error {
 }
 
 // begin starts a writing transaction, waiting for other writers of the file
-// up to lockWait.
+// up to s.lockWait.
 //
 // The transaction itself does not follow ctx, its statements do: so it has
 // ended when the caller's Rollback returns, and not some time later in a
@@ -169,7 +174,7 @@ func (s *Sink) begin(ctx context.Context) (*sql.Tx, error) {
 			return nil, err
 		}
 		tx, err := s.db.BeginTx(context.WithoutCancel(ctx), nil)
-		if code(err) != codeBusy || time.Since(start) > lockWait {
+		if code(err) != codeBusy || time.Since(start) > s.lockWait {
 			return tx, err
 		}
 		if !told && time.Since(start) > time.Second {
