@@ -425,4 +425,3 @@ func mustParse(t *testing.T, s string) *url.URL {
 	}
 	return u
 }
-

@@ -45,7 +45,7 @@ func openLedger(o Options) (ledger, error) {
 	}
 	var l ledger
 	// The error of encoding/json may quote the key.
-	if json.Unmarshal(text, &l) != nil || l.Start.IsZero() || !(l.Rate > 0 && l.Rate <= maxRate) || len(l.Key) < 32 {
+	if json.Unmarshal(text, &l) != nil || l.Start.IsZero() || !validRate(l.Rate) || len(l.Key) < 32 {
 		return ledger{}, fmt.Errorf("demo exchange: %s is damaged: remove it for a new market", path)
 	}
 	if o.Seed != 0 && o.Seed != l.Seed {

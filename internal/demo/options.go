@@ -26,7 +26,7 @@ type Options struct {
 	// Seed decides everything that happens by chance, default 1. Dir remembers
 	// it; another seed for a used Dir is an error.
 	Seed uint64
-	// Rate is events a second, default 20, at most 100,000. Dir remembers it;
+	// Rate is events a second, 0.001 to 100,000, default 20. Dir remembers it;
 	// another rate for a used Dir is an error.
 	Rate float64
 
@@ -84,7 +84,10 @@ type Options struct {
 	Log *slog.Logger
 }
 
-const maxRate = 100_000
+const (
+	minRate = 0.001
+	maxRate = 100_000
+)
 
 // withDefaults fills what was left zero and refuses what cannot work. Seed and
 // rate stay zero: the data directory may know them.
@@ -118,8 +121,8 @@ func (o Options) withDefaults() (Options, error) {
 	if _, _, err := o.address(); err != nil {
 		errs = append(errs, err)
 	}
-	if !(o.Rate >= 0 && o.Rate <= maxRate) {
-		errs = append(errs, fmt.Errorf("Rate is %v: want up to %d events a second", o.Rate, maxRate))
+	if o.Rate != 0 && !validRate(o.Rate) {
+		errs = append(errs, fmt.Errorf("Rate is %v: want %v to %d events a second", o.Rate, minRate, maxRate))
 	}
 	for name, d := range map[string]time.Duration{
 		"SessionLife": o.SessionLife, "TokenLife": o.TokenLife, "ClearanceLife": o.ClearanceLife,
@@ -142,6 +145,8 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	return o, nil
 }
+
+func validRate(r float64) bool { return r >= minRate && r <= maxRate }
 
 // address splits Listen. The proxies need the three ports above the site's.
 func (o Options) address() (host string, port int, err error) {

@@ -116,8 +116,9 @@ func (e *Exchange) examine(text, session string) (access, error) {
 	// The draw counts from the start of the run, so that it comes from the seed
 	// alone; a token of an earlier run wraps around to a draw of its own.
 	if n := a.number - e.tokens.first; e.luck.unit(drawRevoke, n) < e.o.RevokeChance {
-		life := a.expires.Sub(c.IssuedAt.Time)
-		a.revoked = c.IssuedAt.Add(time.Duration((0.2 + 0.7*e.luck.unit(drawRevokeTime, n)) * float64(life)))
+		// Counted from the end: the beginning, iat, has lost its fraction of a second.
+		early := 0.1 + 0.7*e.luck.unit(drawRevokeTime, n)
+		a.revoked = a.expires.Add(-time.Duration(early * float64(e.o.TokenLife)))
 	}
 	if !e.good(a, time.Now()) {
 		return access{}, errRevoked
