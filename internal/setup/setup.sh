@@ -17,8 +17,9 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/holdline
 chromium_min=120
 node_min=18 # what Playwright 1.60 asks for
 
-# Pinned and checked. The sums are those of the npm registry; nodejs.org
-# publishes the same programs but in another archive.
+# Pinned and checked against what the npm registry serves. Not compared with
+# nodejs.org, which publishes the same program in another archive. Playwright is
+# the version that go.mod drives (auth/browser).
 node_version=24.21.0
 node_sha512_x64=de750bb336795f47dc898a46d2de93add029273027f3e16520d3fa3a2317ed5f07aefa404cf37ddfa5352e545e389ae22d16b87bcc84a900580a72f23cd02ced
 node_sha512_arm64=1692513c4cf63afbd32df8c83a5346158f492cf30a825e66f9de2819804b836e242759a6bcdd5997f1cf2601781c3689e752127afd65d5c459fc333e91e5d6e6
