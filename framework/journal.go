@@ -2,7 +2,10 @@ package framework
 
 import (
 	"context"
+	"fmt"
+	"hash/maphash"
 	"iter"
+	"math/bits"
 	"time"
 )
 
@@ -71,9 +74,17 @@ type Resume struct {
 // TailEvent is what the splice needs to know of an event it delivered before.
 type TailEvent struct {
 	ID   string
-	Hash uint64 // of type and data: see HashEvent
+	Hash uint64 // of type and data: see [HashEvent]
 	Time time.Time
 }
+
+// HashEvent tells events of different type or data apart. Its values hold for
+// this process only and are never stored.
+func HashEvent(typ string, data []byte) uint64 {
+	return maphash.Bytes(hashSeed, data) ^ bits.RotateLeft64(maphash.String(hashSeed, typ), 1)
+}
+
+var hashSeed = maphash.MakeSeed()
 
 // Note is one entry of a stream's ledger.
 type Note struct {
@@ -87,7 +98,9 @@ type Note struct {
 type Chunk struct {
 	Journal   JournalID
 	Partition int
-	Seq       uint64
+	// Seq is the chunk's number. Numbers rise, not always by one: the parts of
+	// a chunk too large for one message take the numbers before its own.
+	Seq uint64
 	// Committed is when the writer sent it, by the writer's clock.
 	Committed time.Time
 	// Streams are the names that StoredEvent.Stream indexes.
@@ -99,9 +112,27 @@ type Chunk struct {
 	// decoded.
 	Count int
 	// Err says that the chunk is damaged or missing (*DamageError): its
-	// events are lost to this reader.
+	// events are lost to this reader. Seq is then that of the last one.
 	Err error
 }
+
+// DamageError says that chunks of a partition cannot be read: what they held
+// is a gap for whoever had not read it yet.
+type DamageError struct {
+	Journal   JournalID
+	Partition int
+	// From and To are the first and the last chunk concerned.
+	From, To uint64
+	// Err is what is wrong with them.
+	Err error
+}
+
+func (e *DamageError) Error() string {
+	return fmt.Sprintf("journal %s, partition %d: chunks %d to %d cannot be read: %v", e.Journal, e.Partition, e.From, e.To, e.Err)
+}
+
+// Unwrap returns what is wrong.
+func (e *DamageError) Unwrap() error { return e.Err }
 
 // StoredEvent is an event as the journal keeps it. Its slices are shared by
 // all readers.

@@ -1,0 +1,123 @@
+package journal
+
+import (
+	"context"
+	"time"
+
+	"github.com/holdline/scrape/framework"
+)
+
+// trimEvery is how often retention looks for chunks to drop.
+const trimEvery = time.Minute
+
+// Release implements [framework.Journal]. Holds live in memory: whoever wants
+// chunks kept across a restart calls it, with the position that the sink has
+// (Seq 0 when it has none yet), within a minute of Open. A position of another
+// journal is ignored.
+func (j *Journal) Release(sink string, pos framework.Position) {
+	if pos.Journal != j.id || pos.Partition < 0 || pos.Partition >= len(j.parts) {
+		return
+	}
+	p := j.parts[pos.Partition]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// Never back: a sink that starts again says so by a position of its own,
+	// and what was dropped meanwhile is gone.
+	p.holds[sink] = max(p.holds[sink], pos.Seq)
+}
+
+// keep enforces retention until the journal is closed.
+func (j *Journal) keep() {
+	t := time.NewTicker(trimEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-j.closing:
+			return
+		case now := <-t.C:
+			j.trim(now)
+		}
+	}
+}
+
+func (j *Journal) trim(now time.Time) {
+	s := j.reading()
+	if s == nil {
+		return
+	}
+	for _, p := range j.parts {
+		ctx, cancel := context.WithTimeout(s.ctx, readTimeout)
+		if err := p.trim(ctx, s, now); err != nil {
+			j.log.Warn("journal: old chunks could not be dropped; it is tried again", "partition", p.n, "err", err)
+		}
+		cancel()
+	}
+}
+
+// trim drops chunks that are older than Retain or beyond RetainBytes, as far
+// as no sink needs them and the newest snapshot covers them.
+func (p *partition) trim(ctx context.Context, s *store, now time.Time) error {
+	p.mu.Lock()
+	// The newest message stays in any case: it is what fences writers. So does
+	// the chunk that a sink's position is in, of which it may want the rest.
+	limit := min(p.snapped+1, p.last)
+	for _, seq := range p.holds {
+		limit = min(limit, seq)
+	}
+	first := p.first
+	p.mu.Unlock()
+	if limit <= first {
+		return nil
+	}
+	m, err := s.since(ctx, p.n, now.Add(-p.j.cfg.Retain))
+	if err != nil {
+		return err
+	}
+	if m.seq == 0 || m.seq > limit {
+		m.seq = limit // all are older
+	}
+	if err := p.drop(ctx, s, m.seq); err != nil {
+		return err
+	}
+	// How many bytes the oldest chunks hold is not known: a few careful steps.
+	for range 8 {
+		info, err := s.stream(ctx, chunkStream(p.n))
+		if err != nil {
+			return err
+		}
+		st := info.State
+		excess := float64(st.Bytes) - float64(p.j.cfg.RetainBytes)
+		if excess <= 0 || st.FirstSeq >= limit {
+			return nil
+		}
+		step := float64(st.LastSeq-st.FirstSeq+1) * excess / float64(st.Bytes) / 2
+		if err := p.drop(ctx, s, min(limit, st.FirstSeq+uint64(step)+1)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drop drops what is before the chunk that number seq belongs to.
+func (p *partition) drop(ctx context.Context, s *store, seq uint64) error {
+	if first, _ := p.bounds(); seq <= first {
+		return nil
+	}
+	msgs, err := s.batch(ctx, p.n, seq, 1)
+	if err != nil {
+		return err
+	}
+	if len(msgs) > 0 && msgs[0].seq == seq {
+		if _, h, err := p.read(msgs[0]); err == nil {
+			seq -= uint64(h.part + h.parts) // not into the middle of a chunk
+		}
+	}
+	p.mu.Lock()
+	if seq <= p.first {
+		p.mu.Unlock()
+		return nil
+	}
+	p.first = seq // before it happens: a reader must not call it damage
+	p.mu.Unlock()
+	return s.purge(ctx, p.n, seq)
+}

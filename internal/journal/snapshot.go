@@ -1,0 +1,159 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// A snapshot is taken when this much was committed since the one before, so
+// that a restart reads no more than that.
+const (
+	snapshotChunks = 4096
+	snapshotBytes  = 64 << 20
+)
+
+// state returns what is known of the stream; the mutex is held.
+func (p *partition) state(name string) *streamState {
+	s := p.streams[name]
+	if s == nil {
+		s = &streamState{name: name}
+		p.streams[name] = s
+	}
+	return s
+}
+
+// load learns from the newest snapshot and the chunks after it what the
+// streams' cursors are.
+func (p *partition) load(ctx context.Context, s *store) error {
+	info, err := s.stream(ctx, chunkStream(p.n))
+	if err != nil {
+		return err
+	}
+	p.first, p.last = info.State.FirstSeq, info.State.LastSeq
+	if p.last == 0 {
+		p.first = 1
+	}
+	if err := p.loadSnapshot(ctx, s); err != nil {
+		return err
+	}
+	from := max(p.snapped+1, p.first)
+	if from > p.snapped+1 {
+		p.j.log.Error("journal: no snapshot reaches the oldest chunk: cursors of streams that were idle since are lost",
+			"partition", p.n, "snapshot", p.snapped, "first", p.first)
+	}
+	for from <= p.last {
+		found, reached, err := p.fetch(ctx, s, from, batchMessages)
+		if err != nil {
+			return err
+		}
+		from = reached + 1
+		for _, c := range found {
+			if c.err != nil {
+				p.j.log.Error("journal: damage found", "err", c.err)
+			}
+			for i := range c.head.rows {
+				p.state(c.head.rows[i].name).apply(&c.head.rows[i], c.seq)
+			}
+			p.snappedBytes += int64(c.size)
+		}
+	}
+	return nil
+}
+
+// loadSnapshot applies the newest readable snapshot.
+func (p *partition) loadSnapshot(ctx context.Context, s *store) error {
+	m, err := s.last(ctx, snapshotStream, snapshotSubject(p.n))
+	if err != nil {
+		return err
+	}
+	p.snapshotSeq = m.seq
+	for m.seq > 0 {
+		h, seq, err := p.readSnapshot(m.data)
+		if err == nil {
+			p.snapped = seq
+			for i := range h.rows {
+				r := &h.rows[i]
+				st := p.state(r.name)
+				st.apply(r, r.last)
+				st.last = r.last
+			}
+			return nil
+		}
+		if !errors.Is(err, errElsewhere) {
+			p.j.log.Error("journal: a snapshot cannot be read; the one before it is used", "partition", p.n, "err", err)
+		}
+		if m, err = s.before(ctx, m.seq, snapshotStream, snapshotSubject(p.n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errElsewhere says that a frame belongs to another journal or partition.
+var errElsewhere = errors.New("it belongs to another journal or partition")
+
+func (p *partition) readSnapshot(b []byte) (header, uint64, error) {
+	f, err := parseFrame(b)
+	switch {
+	case err != nil:
+		return header{}, 0, err
+	case f.kind != kindSnapshot:
+		return header{}, 0, fmt.Errorf("kind %d is not a snapshot", f.kind)
+	case f.journal != p.j.id || f.partition != p.n:
+		return header{}, 0, errElsewhere
+	case f.seq > p.last:
+		return header{}, 0, fmt.Errorf("it was taken after chunk %d, but the newest chunk is %d: the end of the journal is lost", f.seq, p.last)
+	}
+	h, err := parseHeader(f.header)
+	return h, f.seq, err
+}
+
+// maybeSnapshot takes a snapshot when that many chunks or bytes were committed
+// since the one before. Only the committer calls it.
+func (p *partition) maybeSnapshot(chunks uint64, bytes int64) error {
+	p.mu.Lock()
+	seq := p.last
+	if seq-p.snapped < chunks && (p.snappedBytes < bytes || seq == p.snapped) {
+		p.mu.Unlock()
+		return nil
+	}
+	h := header{rows: make([]row, 0, len(p.streams))}
+	for _, st := range p.streams {
+		if st.known {
+			notes := st.notes[max(0, len(st.notes)-KeptNotes):]
+			h.rows = append(h.rows, row{name: st.name, cursor: st.cursor, moved: true, notes: notes, last: st.last})
+		}
+	}
+	p.mu.Unlock()
+
+	f := frame{kind: kindSnapshot, journal: p.j.id, partition: p.n, seq: seq, sent: time.Now(),
+		header: appendHeader(nil, &h, &p.scratch)}
+	s, err := p.j.serving()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, ackTimeout)
+	defer cancel()
+	got, err := s.publish(ctx, snapshotSubject(p.n), true, p.snapshotSeq, appendFrame(nil, &f))
+	if errors.Is(err, errWrongLast) {
+		// The answer to an earlier one was lost; fencing is the chunks' matter.
+		var m message
+		if m, err = s.last(ctx, snapshotStream, snapshotSubject(p.n)); err == nil {
+			p.snapshotSeq = m.seq
+			err = errWrongLast
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.snappedBytes = 0 // also after a failure: not again with every chunk
+	if err != nil {
+		return err
+	}
+	p.snapshotSeq, p.snapped = got, seq
+	if p.tails != nil {
+		p.tails = &tails{} // whoever wanted its tail has asked by now
+	}
+	return nil
+}
