@@ -62,6 +62,10 @@ type Outcome struct {
 	Events uint64
 	// CredentialExpired tells that the credential's own clock had run out.
 	CredentialExpired bool
+	// Failures counts the connections in a row, this one included, that
+	// brought no event; Silences counts those among the last ones that ended
+	// in silence.
+	Failures, Silences int
 }
 
 // Remedy is what to do about an outcome.

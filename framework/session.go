@@ -1,8 +1,13 @@
 package framework
 
 import (
+	"io"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
+
+	"github.com/holdline/scrape/internal/sse"
+	"github.com/holdline/scrape/internal/watch"
 )
 
 // Session is what a [Target] opens a connection with: one identity, ready to
@@ -19,4 +24,29 @@ type Session struct {
 	Exit string
 	// Log carries the stream's name already.
 	Log *slog.Logger
+
+	watch  *watch.Watch
+	bytes  *atomic.Uint64
+	budget *sse.Budget
+	odd    func(kind, first string)
+}
+
+// Watch puts the feed's body under the stream's watch: bytes read from it
+// keep the line alive, and silence closes it. [OpenSSE] does so by itself; a
+// plugin with a transport of its own wraps what it reads the feed from, once
+// per connection.
+func (s *Session) Watch(body io.ReadCloser) io.ReadCloser {
+	return &countedBody{s.watch.Reader(body), s.bytes}
+}
+
+// countedBody counts what a stream received after decompression.
+type countedBody struct {
+	io.ReadCloser
+	n *atomic.Uint64
+}
+
+func (c *countedBody) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.n.Add(uint64(n))
+	return n, err
 }

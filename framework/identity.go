@@ -1,0 +1,375 @@
+package framework
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/cookiejar"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/net/publicsuffix"
+
+	"github.com/holdline/scrape/auth"
+	"github.com/holdline/scrape/proxies"
+)
+
+// IdentityConfig says what the identities of a target are made of. The zero
+// value makes anonymous ones that leave directly.
+type IdentityConfig struct {
+	// Key names who uses the identities, usually the target. The same key
+	// gets the same exit again after a restart, as long as it is healthy.
+	Key string
+	// Pool gives the exits; nil leaves directly.
+	Pool *proxies.Pool
+	// Kind is the kind of exit wanted, empty for any; Fallback is taken where
+	// there is none of that kind.
+	Kind, Fallback proxies.Kind
+	// Keeper gives the credential; nil makes anonymous identities.
+	Keeper *auth.Keeper
+	// Hosts are the hosts ("example.com" or "example.com:8443") that may see
+	// the credential's headers. Cookies go where they were set for.
+	Hosts []string
+	// UserAgent is sent where the credential brings none; empty means the
+	// program's own name.
+	UserAgent string
+	// OpenTimeout is the longest wait for the head of an answer; 0 means 15 s.
+	OpenTimeout time.Duration
+	Log         *slog.Logger
+}
+
+// DefaultUserAgent is what identities without a browser's send.
+const DefaultUserAgent = "holdline-scrape/1 (+https://github.com/holdline/scrape)"
+
+// Identities makes the identities of one target and holds the one in use, for
+// all of its streams. An identity is exit, cookie jar, User-Agent and
+// credential, made together and replaced together; each owns its own
+// http.Transport, since HTTP/2 pools connections by target alone. Its methods
+// may be called concurrently.
+type Identities struct {
+	config IdentityConfig
+
+	// making is held by the one caller that makes or replaces the identity;
+	// the others wait for it with their contexts.
+	making chan struct{}
+
+	mu        sync.Mutex
+	current   *identity
+	serial    uint64
+	rotations uint64
+}
+
+// NewIdentities returns an Identities that has made none yet.
+func NewIdentities(c IdentityConfig) *Identities {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.UserAgent == "" {
+		c.UserAgent = DefaultUserAgent
+	}
+	if c.OpenTimeout <= 0 {
+		c.OpenTimeout = 15 * time.Second
+	}
+	return &Identities{config: c, making: make(chan struct{}, 1)}
+}
+
+// identity is one generation of them. It lives as long as anybody holds it.
+type identity struct {
+	serial     uint64
+	lease      *lease
+	credential *auth.Credential // nil when anonymous
+	transport  *http.Transport
+	client     *http.Client
+
+	owner   *Identities
+	holders int // guarded by owner.mu; the current identity is held by the owner
+}
+
+// lease shares one proxies.Lease between an identity and the successor that
+// keeps its exit.
+type lease struct {
+	*proxies.Lease
+	holders int // guarded by Identities.mu
+	outcome proxies.Outcome
+}
+
+func (l *lease) exit() string {
+	if l == nil {
+		return "direct"
+	}
+	return l.Exit().Name
+}
+
+func (l *lease) expires() time.Time {
+	if l == nil {
+		return time.Time{}
+	}
+	return l.Expires()
+}
+
+func (l *lease) via() auth.Via {
+	if l == nil {
+		return auth.Via{Exit: "direct"}
+	}
+	return auth.Via{Exit: l.Exit().Name, Dial: l.DialContext}
+}
+
+// acquire returns the identity in use, making it if there is none. The caller
+// releases it.
+func (m *Identities) acquire(ctx context.Context) (*identity, error) {
+	return m.replace(ctx, nil, func(ctx context.Context) (*identity, error) {
+		l, err := m.lease(ctx, nil)
+		if err != nil {
+			return nil, err
+		}
+		return m.make(ctx, l, nil)
+	})
+}
+
+// reauthenticate replaces old by an identity with a new credential on the same
+// exit. Where somebody has replaced it already, that one is returned.
+func (m *Identities) reauthenticate(ctx context.Context, old *identity) (*identity, error) {
+	if old.credential == nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		old.holders++
+		return old, nil // there is nothing to renew
+	}
+	return m.replace(ctx, old, func(ctx context.Context) (*identity, error) {
+		return m.make(ctx, old.lease, old.credential)
+	})
+}
+
+// rotate replaces old by an identity with another exit. outcome is what the
+// pool is told of the old one.
+func (m *Identities) rotate(ctx context.Context, old *identity, outcome proxies.Outcome) (*identity, error) {
+	if old.lease == nil {
+		return m.reauthenticate(ctx, old) // there is no other way out
+	}
+	return m.replace(ctx, old, func(ctx context.Context) (*identity, error) {
+		old.lease.Report(outcome)
+		l, err := m.lease(ctx, []string{old.lease.exit()})
+		if err != nil {
+			return nil, err
+		}
+		id, err := m.make(ctx, l, nil)
+		if err == nil {
+			m.mu.Lock()
+			m.rotations++
+			m.mu.Unlock()
+			m.config.Log.Info("rotated", "from", old.lease.exit(), "to", l.exit())
+		}
+		return id, err
+	})
+}
+
+// replace runs fn for at most one caller at a time, unless old is not the
+// identity in use any more: then the one in use is the answer.
+func (m *Identities) replace(ctx context.Context, old *identity, fn func(context.Context) (*identity, error)) (*identity, error) {
+	select {
+	case m.making <- struct{}{}:
+		defer func() { <-m.making }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	m.mu.Lock()
+	if cur := m.current; cur != nil && cur != old {
+		cur.holders++
+		m.mu.Unlock()
+		return cur, nil
+	}
+	m.mu.Unlock()
+	id, err := fn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	m.serial++
+	id.serial = m.serial
+	id.holders = 2 // the owner and the caller
+	was := m.current
+	m.current = id
+	m.mu.Unlock()
+	if was != nil {
+		was.release()
+	}
+	return id, nil
+}
+
+func (m *Identities) lease(ctx context.Context, avoid []string) (*lease, error) {
+	if m.config.Pool == nil {
+		return nil, nil
+	}
+	target := ""
+	if len(m.config.Hosts) > 0 {
+		target = m.config.Hosts[0]
+	}
+	l, err := m.config.Pool.Lease(ctx, proxies.Request{
+		Key: m.config.Key, Kind: m.config.Kind, Fallback: m.config.Fallback, Target: target, Avoid: avoid,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &lease{Lease: l}, nil
+}
+
+// make completes an identity on the lease, which it takes over. rejected is
+// the credential to be replaced, nil to take whichever is good.
+func (m *Identities) make(ctx context.Context, l *lease, rejected *auth.Credential) (id *identity, err error) {
+	if l != nil {
+		m.mu.Lock()
+		l.holders++
+		m.mu.Unlock()
+	}
+	defer func() {
+		if err != nil {
+			m.dropLease(l)
+		}
+	}()
+	id = &identity{owner: m, lease: l}
+	if k := m.config.Keeper; k != nil {
+		if rejected != nil {
+			id.credential, err = k.Renew(ctx, l.via(), rejected.Generation)
+		} else {
+			id.credential, err = k.Get(ctx, l.via())
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	jar, err := cookiejar.New(&cookiejar.Options{PublicSuffixList: publicsuffix.List})
+	if err != nil {
+		return nil, err
+	}
+	if id.credential != nil {
+		id.credential.SetCookies(jar)
+	}
+	id.transport = &http.Transport{
+		ForceAttemptHTTP2:     true,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: m.config.OpenTimeout,
+		IdleConnTimeout:       30 * time.Second,
+		MaxIdleConnsPerHost:   1,
+		WriteBufferSize:       1 << 10, // requests are small and streams many
+	}
+	id.transport.DialContext = l.via().DialContext
+	id.client = &http.Client{Transport: &signer{id: id, hosts: m.config.Hosts, userAgent: m.config.UserAgent}, Jar: jar}
+	return id, nil
+}
+
+// renewAt is when a planned renewal of the credential should begin; zero for
+// never.
+func (id *identity) renewAt() time.Time {
+	if id.credential == nil {
+		return time.Time{}
+	}
+	return id.owner.config.Keeper.RenewAt(id.credential)
+}
+
+// expired tells whether the credential's own clock has run out.
+func (id *identity) expired() bool {
+	return id.credential != nil && id.credential.Expired(time.Now())
+}
+
+// release gives the identity back. The last holder closes what it owns.
+func (id *identity) release() {
+	m := id.owner
+	m.mu.Lock()
+	id.holders--
+	last := id.holders == 0
+	m.mu.Unlock()
+	if last {
+		id.transport.CloseIdleConnections()
+		m.dropLease(id.lease)
+	}
+}
+
+func (m *Identities) dropLease(l *lease) {
+	if l == nil {
+		return
+	}
+	m.mu.Lock()
+	l.holders--
+	last := l.holders == 0
+	m.mu.Unlock()
+	if last {
+		l.Release(l.outcome)
+	}
+}
+
+// Close gives up the identity in use. Streams that still hold it go on with
+// it; it is called after they have ended.
+func (m *Identities) Close() {
+	m.mu.Lock()
+	id := m.current
+	m.current = nil
+	m.mu.Unlock()
+	if id != nil {
+		id.release()
+	}
+}
+
+// Rotations counts the changes of exit so far.
+func (m *Identities) Rotations() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rotations
+}
+
+// Logins counts the good logins of the credential so far.
+func (m *Identities) Logins() uint64 {
+	if m.config.Keeper == nil {
+		return 0
+	}
+	return m.config.Keeper.Stats().Logins
+}
+
+// signer puts the identity's headers on every request, and its credential on
+// those to the target's own hosts. A redirect to a foreign host is followed
+// without it.
+type signer struct {
+	id        *identity
+	hosts     []string
+	userAgent string
+}
+
+func (s *signer) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.Clone(req.Context())
+	if req.Header.Get("User-Agent") == "" {
+		req.Header.Set("User-Agent", s.userAgent)
+	}
+	if c := s.id.credential; c != nil {
+		if c.UserAgent != "" {
+			req.Header.Set("User-Agent", c.UserAgent)
+		}
+		for name, values := range c.BrowserHeader {
+			if _, set := req.Header[name]; !set {
+				req.Header[name] = values
+			}
+		}
+		if s.own(req.URL.Host) {
+			for name, values := range c.Header {
+				req.Header[http.CanonicalHeaderKey(name)] = values
+			}
+		}
+	}
+	resp, err := s.id.transport.RoundTrip(req)
+	if err != nil {
+		return nil, fmt.Errorf("exit %s: %w", s.id.lease.exit(), err)
+	}
+	return resp, nil
+}
+
+// CloseIdleConnections is found by http.Client.
+func (s *signer) CloseIdleConnections() { s.id.transport.CloseIdleConnections() }
+
+func (s *signer) own(host string) bool {
+	for _, h := range s.hosts {
+		if strings.EqualFold(h, host) {
+			return true
+		}
+	}
+	return false
+}

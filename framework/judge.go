@@ -1,0 +1,155 @@
+package framework
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/holdline/scrape/auth"
+	"github.com/holdline/scrape/proxies"
+)
+
+// outcomeOf finds the layer in which err arose.
+func outcomeOf(err error) *Outcome {
+	o := &Outcome{Layer: LayerStream, Err: err}
+	var (
+		dial  *proxies.DialError
+		layer interface{ Layer() string } // the pool's other errors: no slot, no exit
+		login *auth.LoginError
+		hold  *auth.HoldError
+		http  *HTTPError
+		op    *net.OpError
+		dns   *net.DNSError
+	)
+	switch {
+	case errors.As(err, &http):
+		o.Layer, o.Status, o.Header, o.Body = LayerTarget, http.Status, http.Header, http.Body
+	case errors.As(err, &dial):
+		// Found also inside a failed login: the exit is at fault, not the steps.
+		o.Layer, o.Status, o.Header, o.Body = proxyLayer(dial.Layer()), dial.Status, dial.Header, dial.Body
+	case errors.As(err, &hold), errors.As(err, &login):
+		o.Layer = LayerCredential
+	case errors.As(err, &layer):
+		o.Layer = proxyLayer(layer.Layer())
+	case errors.As(err, &op) && op.Op == "dial", errors.As(err, &dns):
+		o.Layer = LayerConnect
+	}
+	return o
+}
+
+func proxyLayer(name string) Layer {
+	switch name {
+	case proxies.LayerAuth:
+		return LayerProxyAuth
+	case proxies.LayerCapacity:
+		return LayerProxyCapacity
+	case proxies.LayerTarget:
+		return LayerConnect
+	default:
+		return LayerExit
+	}
+}
+
+// Judge is the engine's own answer to an outcome: remedies go by layer. A
+// [Classifier] that knows its site better may call it for the rest.
+func Judge(o *Outcome) Verdict {
+	v := Verdict{Remedy: Reconnect, Wait: retryAfter(o)}
+	switch o.Layer {
+	case LayerProxyAuth:
+		// Another exit with the same password would be refused as well, and
+		// many attempts lock an account: the pool stops that provider, we wait.
+		v.Cause, v.Wait = CauseProxyAuth, max(v.Wait, time.Minute)
+	case LayerProxyCapacity:
+		v.Cause = CauseProxyCapacity
+	case LayerExit:
+		v.Cause, v.Remedy = CauseExit, Rotate
+	case LayerCredential:
+		v.Cause = CauseLogin
+		var hold *auth.HoldError
+		var login *auth.LoginError
+		switch {
+		case errors.As(o.Err, &hold) && hold.Until.IsZero():
+			v.Remedy = Fail
+		case errors.As(o.Err, &hold):
+			v.Wait = max(v.Wait, time.Until(hold.Until))
+		case errors.As(o.Err, &login) && login.Fault == auth.FaultSetup:
+			v.Remedy = Fail // no login will ever work on this machine as it is
+		}
+	case LayerConnect:
+		v.Cause = CauseUnreachable
+		if o.Failures >= 3 {
+			v.Remedy = Rotate // it may be the way and not the site
+		}
+	case LayerTarget:
+		return judgeAnswer(o, v)
+	case LayerSilence:
+		v.Cause = CauseSilence
+		switch {
+		case o.CredentialExpired:
+			v.Cause, v.Remedy = CauseExpired, Reauthenticate
+		case o.Silences == 2:
+			v.Remedy = Rotate
+		}
+		// From the third on the feed is quiet, not dead: only the clock grows.
+	default:
+		v.Cause = CauseBroken
+		if errors.Is(o.Err, io.EOF) {
+			v.Cause = CauseEOF
+		}
+		switch {
+		case errors.Is(o.Err, ErrDone):
+			v.Remedy = Stop
+		case o.CredentialExpired:
+			v.Cause, v.Remedy = CauseExpired, Reauthenticate
+		}
+	}
+	return v
+}
+
+// judgeAnswer judges an answer of the site that is not the stream.
+func judgeAnswer(o *Outcome, v Verdict) Verdict {
+	switch {
+	case o.Status == http.StatusUnauthorized:
+		v.Cause, v.Remedy = CauseExpired, Reauthenticate
+	case o.Status == http.StatusForbidden:
+		v.Cause, v.Remedy = CauseForbidden, Rotate
+	case o.Status == http.StatusProxyAuthRequired: // a plain-text proxy answers in the site's place
+		v.Cause, v.Wait = CauseProxyAuth, max(v.Wait, time.Minute)
+	case o.Status == http.StatusTooManyRequests:
+		v.Cause = CauseRateLimited
+	case o.Status >= 500:
+		v.Cause = CauseServerError
+	case o.Status == http.StatusOK:
+		// A page in the stream's place is most often a login page.
+		v.Cause, v.Remedy = CauseBadAnswer, Reauthenticate
+	default:
+		v.Cause = CauseBadAnswer
+	}
+	return v
+}
+
+// maxRetryAfter bounds what a site can make us wait.
+const maxRetryAfter = time.Hour
+
+func retryAfter(o *Outcome) time.Duration {
+	value := o.Header.Get("Retry-After")
+	if value == "" {
+		return 0
+	}
+	if s, err := strconv.Atoi(value); err == nil {
+		return min(max(time.Duration(s)*time.Second, 0), maxRetryAfter)
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return min(max(time.Until(at), 0), maxRetryAfter)
+	}
+	return 0
+}
+
+// stopped tells whether err says no more than that ctx ended.
+func stopped(ctx context.Context, err error) bool {
+	return ctx.Err() != nil && (errors.Is(err, ctx.Err()) || errors.Is(err, context.Cause(ctx)) || errors.Is(err, net.ErrClosed))
+}

@@ -1,0 +1,469 @@
+package framework
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/sethvargo/go-retry"
+
+	"github.com/holdline/scrape/internal/splice"
+	"github.com/holdline/scrape/internal/watch"
+	"github.com/holdline/scrape/proxies"
+)
+
+// line is one way in which a stream is read: a connection, and the ones that
+// follow it. A handover puts another line in its place.
+type line struct {
+	seam splice.Line // guarded by runner.mu
+
+	// Guarded by runner.mu: a line in handover holds its events until it joins.
+	waiting  bool
+	held     []heldEvent
+	heldLen  int
+	old      *line       // the line it takes over from
+	deadline *time.Timer // the end of the wait; nil for a stream's first line
+
+	mu       sync.Mutex
+	conn     Connection
+	planned  Cause // why the connection is being closed on purpose
+	silence  watch.Kind
+	waited   time.Duration
+	replaced bool // another line has taken over
+}
+
+var (
+	errReplaced = errors.New("another connection has taken over")
+	errSilent   = errors.New("the line has gone silent")
+	errQuiet    = errors.New("the feed has gone quiet")
+	errPlanned  = errors.New("closed for a planned change")
+)
+
+func (r *runner) newLine() *line {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := &line{}
+	r.renumber(l)
+	return l
+}
+
+// renumber begins a new connection of the line: what it brings is told apart
+// from what the others brought.
+func (r *runner) renumber(l *line) {
+	r.lines++
+	l.seam = splice.Line{Number: r.lines}
+}
+
+func (l *line) closed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.replaced
+}
+
+// shut closes the line's connection on purpose.
+func (l *line) shut(cause Cause, replaced bool) {
+	l.mu.Lock()
+	l.planned = cause
+	l.replaced = l.replaced || replaced
+	conn := l.conn
+	l.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
+}
+
+// silent closes the line's connection because the watch asked for it.
+func (l *line) silent(k watch.Kind, waited time.Duration) {
+	l.mu.Lock()
+	l.silence, l.waited = k, waited
+	conn := l.conn
+	l.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
+}
+
+// attempt is one connection of a line, from choosing its identity to its end.
+type attempt struct {
+	id     *identity  // nil while none could be made
+	conn   Connection // nil while it is not open
+	watch  *watch.Watch
+	began  time.Time
+	from   Cursor
+	events uint64 // of the kept types
+}
+
+// streak is what a line remembers from one connection to the next.
+type streak struct {
+	backoff  retry.Backoff
+	failures int // connections in a row without an event
+	silences int // those of them that ended in silence
+
+	// prev is the identity of the last connection, still held, and fix what
+	// has to be done about it before the next one.
+	prev    *identity
+	fix     Remedy
+	outcome *Outcome // what fix is for
+}
+
+func (r *runner) newBackoff() retry.Backoff {
+	b := retry.NewExponential(r.MinWait)
+	b = retry.WithJitterPercent(25, b)
+	return retry.WithCappedDuration(r.MaxWait, b)
+}
+
+// hold is the life of a line: it reads connection after connection until the
+// stream ends or another line takes over. a is a connection that is open
+// already, or nil.
+func (r *runner) hold(ctx context.Context, cancel context.CancelFunc, l *line, a *attempt) {
+	s := &streak{backoff: r.newBackoff()}
+	defer func() {
+		if s.prev != nil {
+			s.prev.release()
+		}
+		if l.deadline != nil {
+			l.deadline.Stop()
+		}
+	}()
+	for {
+		var err error
+		if a == nil {
+			a, err = r.connect(ctx, l, s)
+		}
+		if err == nil {
+			err = r.pump(ctx, cancel, l, a)
+		}
+		if l.closed() || ctx.Err() != nil || r.abandon(l) || r.inherit(ctx, l) {
+			r.leave(l, a, s, "")
+			return
+		}
+		if journal := (*journalError)(nil); errors.As(err, &journal) || errors.Is(err, errEnough) {
+			r.leave(l, a, s, "")
+			if journal != nil {
+				r.stats.failed(journal)
+				r.end(cancel, journal)
+			} else {
+				r.end(cancel, nil)
+			}
+			return
+		}
+		outcome, verdict := r.judge(l, a, err, s)
+		r.lost(verdict.Cause)
+		asked := a.retry()
+		r.leave(l, a, s, verdict.Cause)
+		a = nil
+		switch verdict.Remedy {
+		case Stop:
+			r.stats.set("done", outcome.Err.Error())
+			r.end(cancel, nil)
+			return
+		case Fail:
+			r.stats.failed(outcome.Err)
+			r.end(cancel, outcome.Err)
+			return
+		case Reauthenticate, Rotate:
+			s.fix, s.outcome = verdict.Remedy, outcome
+		}
+		r.stats.reconnect(verdict.Cause)
+		if verdict.Cause == CauseExpired {
+			r.stats.expired()
+		}
+		if r.pause(ctx, outcome, verdict, s, asked) != nil {
+			return
+		}
+		l.mu.Lock()
+		l.planned, l.silence, l.conn = "", 0, nil
+		l.mu.Unlock()
+		r.mu.Lock()
+		r.renumber(l)
+		r.mu.Unlock()
+	}
+}
+
+// connect chooses an identity, mending the last one if it must, and opens a
+// connection with it. The attempt tells how far it got.
+func (r *runner) connect(ctx context.Context, l *line, s *streak) (*attempt, error) {
+	a := &attempt{began: time.Now()}
+	var err error
+	switch {
+	case s.prev != nil && s.fix == Reauthenticate:
+		r.stats.set("logging in", "")
+		a.id, err = r.Identities.reauthenticate(ctx, s.prev)
+	case s.prev != nil && s.fix == Rotate:
+		r.stats.set("rotating", "")
+		a.id, err = r.Identities.rotate(ctx, s.prev, poolOutcome(s.outcome))
+	default:
+		r.stats.set("logging in", "")
+		a.id, err = r.Identities.acquire(ctx)
+	}
+	if err != nil {
+		return a, err
+	}
+	r.stats.rotated(s.prev, a.id)
+	if s.prev != nil {
+		s.prev.release()
+		s.prev = nil
+	}
+	s.fix = Auto
+	return a, r.open(ctx, l, a, s.silences)
+}
+
+// open opens the connection of an attempt that has its identity.
+func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) error {
+	if err := r.Limits.Wait(ctx, r.Host); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	a.from = r.cursor
+	waiting := l.waiting
+	r.mu.Unlock()
+	a.watch = watch.New(watch.Config{Stale: r.stale(silences), Quiet: r.QuietAfter, Fire: l.silent})
+	if !waiting {
+		r.stats.set("connecting", a.id.lease.exit())
+	}
+	conn, err := r.Target.Open(ctx, &Session{
+		Client: a.id.client,
+		Stream: r.Name,
+		Exit:   a.id.lease.exit(),
+		Log:    r.Log,
+		watch:  a.watch,
+		bytes:  &r.stats.bytes,
+		budget: r.Budget,
+		odd:    r.odd,
+	}, a.from)
+	if err != nil {
+		if u := (*url.Error)(nil); errors.As(err, &u) {
+			err = u.Err // the URL may hold a secret
+		}
+		return err
+	}
+	a.conn, a.began = conn, time.Now()
+	l.mu.Lock()
+	l.conn = conn
+	late := l.silence != 0 || l.replaced || l.planned != "" // before there was a conn to close
+	l.mu.Unlock()
+	if late {
+		conn.Close()
+	}
+	return nil
+}
+
+// stale is the limit of the byte clock. After a fresh line and another exit
+// were silent, too, the feed is quiet rather than dead: the clock doubles.
+func (r *runner) stale(silences int) time.Duration {
+	const ceiling = 10 * time.Minute
+	d := r.StaleAfter
+	for range silences - 1 {
+		if d = 2 * d; d > ceiling {
+			return max(ceiling, r.StaleAfter)
+		}
+	}
+	return d
+}
+
+// odd notes what the feed's format drops without a word.
+func (r *runner) odd(kind, first string) {
+	if r.stats.oddities.Add(1) == 1 {
+		r.Log.Warn("the feed holds something that its format drops", "what", kind, "begins", first)
+	}
+}
+
+// retry is the reconnection time that the site asked for, or 0.
+func (a *attempt) retry() time.Duration {
+	if c, ok := a.conn.(interface{ Retry() (time.Duration, bool) }); ok {
+		d, _ := c.Retry()
+		return d
+	}
+	return 0
+}
+
+// leave ends an attempt, writes what was held into the ledger, and keeps its
+// identity in s for the next one to look at.
+func (r *runner) leave(l *line, a *attempt, s *streak, cause Cause) {
+	if a.watch != nil {
+		a.watch.Stop()
+	}
+	if a.id != nil {
+		if s.prev != nil {
+			s.prev.release()
+		}
+		s.prev = a.id
+	}
+	if a.conn == nil {
+		return
+	}
+	a.conn.Close()
+	if c, ok := a.conn.(interface{ Cursor() Cursor }); ok {
+		r.moved(l, c.Cursor())
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// A failing journal is met at the next event; here the ledger loses a line.
+	_ = r.note(context.Background(), NoteHeld, Held{From: a.began, To: time.Now(), Exit: a.id.lease.exit(), Events: a.events, Cause: cause})
+}
+
+// moved stores a cursor that went on without an event.
+func (r *runner) moved(l *line, c Cursor) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c == "" || c == r.cursor || l.waiting || r.lines != l.seam.Number || r.successor != nil {
+		return // nothing new, or another line knows better
+	}
+	if err := r.log.Move(context.Background(), c); err == nil {
+		r.cursor = c
+	}
+}
+
+// pump reads a connection until it ends. The caller leaves it.
+func (r *runner) pump(ctx context.Context, cancel context.CancelFunc, l *line, a *attempt) error {
+	stop := context.AfterFunc(ctx, func() { a.conn.Close() })
+	defer stop()
+	defer r.plan(ctx, cancel, l, a)()
+	r.mu.Lock()
+	waiting := l.waiting
+	r.mu.Unlock()
+	if !waiting {
+		r.stats.live(a.id.lease.exit())
+		r.Log.Debug("connected", "exit", a.id.lease.exit(), "cursor", string(a.from))
+	}
+	var ev Event
+	for {
+		if err := a.conn.Next(&ev); err != nil {
+			return l.reason(err)
+		}
+		if r.types != nil && !r.types[ev.Type] {
+			r.stats.ignored.Add(1)
+			continue
+		}
+		a.watch.Event()
+		if err := r.offer(ctx, l, &ev); err != nil {
+			return err
+		}
+		a.events++
+	}
+}
+
+// reason puts what was done to the connection on purpose in the place of the
+// error that came of it.
+func (l *line) reason(err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.replaced:
+		return errReplaced
+	case l.planned != "":
+		return errPlanned
+	case l.silence == watch.Silence:
+		return fmt.Errorf("%w for %v", errSilent, l.waited.Round(time.Millisecond))
+	case l.silence == watch.Quiet:
+		return fmt.Errorf("%w for %v", errQuiet, l.waited.Round(time.Millisecond))
+	}
+	return err
+}
+
+// judge turns the end of an attempt into a verdict, and counts.
+func (r *runner) judge(l *line, a *attempt, err error, s *streak) (*Outcome, Verdict) {
+	l.mu.Lock()
+	planned, silence, waited := l.planned, l.silence, l.waited
+	l.mu.Unlock()
+	held := time.Since(a.began)
+	if a.events > 0 {
+		s.failures, s.silences = 0, 0
+		if held >= r.HealthyAfter {
+			s.backoff = r.newBackoff()
+		}
+	}
+	if planned != "" {
+		return &Outcome{Layer: LayerStream, Err: errPlanned}, Verdict{Remedy: Reconnect, Cause: planned}
+	}
+	s.failures++
+	o := outcomeOf(err)
+	if silence != 0 {
+		o.Layer = LayerSilence
+		s.silences++
+		r.stats.silence(waited)
+	}
+	o.Held, o.Events = held, a.events
+	o.Failures, o.Silences = s.failures, s.silences
+	o.CredentialExpired = a.id != nil && a.id.expired()
+	v := Judge(o)
+	if c, ok := r.Target.(Classifier); ok {
+		own := c.Classify(o)
+		if own.Remedy != Auto {
+			v.Remedy = own.Remedy
+		}
+		if own.Cause != "" {
+			v.Cause = own.Cause
+		}
+		v.Wait = max(v.Wait, own.Wait)
+	}
+	if silence == watch.Quiet && v.Cause == CauseSilence {
+		v.Cause = CauseQuiet
+	}
+	return o, v
+}
+
+// lost notes when events stopped, until they flow again.
+func (r *runner) lost(cause Cause) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lostAt.IsZero() {
+		r.lostAt = time.Now()
+	}
+	r.lostCause = cause
+}
+
+// pause waits as long as the verdict, the site and the backoff ask for. Its
+// error is ctx's.
+func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, asked time.Duration) error {
+	planned := errors.Is(o.Err, errPlanned)
+	// What a new identity or another try will most likely cure is tried at
+	// once; what fails again and again is not.
+	prompt := planned || v.Remedy != Reconnect && s.failures <= 1 || o.Layer == LayerSilence && s.silences <= 2
+	var wait time.Duration
+	if !prompt {
+		wait, _ = s.backoff.Next()
+		wait = max(wait, min(asked, r.MaxWait))
+	}
+	wait = max(wait, v.Wait)
+	level := slog.LevelWarn
+	switch {
+	case planned:
+		level = slog.LevelDebug
+	case v.Cause == CauseProxyAuth, v.Cause == CauseLogin:
+		level = slog.LevelError // a person is needed
+	}
+	r.Log.Log(ctx, level, "connection ended", "cause", v.Cause, "remedy", v.Remedy.String(), "wait", wait.Round(time.Millisecond), "error", o.Err)
+	r.stats.waiting(v, wait, o.Err, planned)
+	if wait <= 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// poolOutcome tells the pool what was seen of an exit.
+func poolOutcome(o *Outcome) proxies.Outcome {
+	switch {
+	case o == nil:
+		return proxies.Healthy
+	case o.Layer == LayerSilence:
+		return proxies.ExitSilent
+	case o.Layer == LayerTarget:
+		return proxies.TargetRefused
+	case o.Layer == LayerExit:
+		return proxies.ExitFailed
+	default:
+		return proxies.Healthy
+	}
+}

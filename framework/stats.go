@@ -1,0 +1,293 @@
+package framework
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Stats is the account of a worker: what a summary file holds and a progress
+// table shows. Its JSON form is stable: fields are added, never changed.
+type Stats struct {
+	Streams []StreamStats `json:"streams"`
+	Sinks   []SinkStats   `json:"sinks"`
+	// Elapsed is in seconds.
+	Elapsed float64 `json:"elapsed_s"`
+}
+
+// StreamStats is the account of one stream, of this run.
+type StreamStats struct {
+	Name string `json:"name"`
+	// State is one word ("live", "connecting", "logging in", "waiting",
+	// "rotating", "done", "failed"), Detail a few more, Exit the exit in use
+	// and Error the last failure.
+	State  string `json:"state"`
+	Detail string `json:"detail,omitempty"`
+	Exit   string `json:"exit,omitempty"`
+	Error  string `json:"error,omitempty"`
+	// Events were taken into the journal, Records were made of those that
+	// sinks have read, Delivered of these have been committed by every sink.
+	Events    uint64 `json:"events"`
+	Records   uint64 `json:"records"`
+	Delivered uint64 `json:"delivered"`
+	// Ignored events were of types that are not kept.
+	Ignored           uint64 `json:"ignored"`
+	DuplicatesDropped uint64 `json:"duplicates_dropped"`
+	DeadLetters       uint64 `json:"dead_letters"`
+	// Oddities counts what the feed's format drops without a word.
+	Oddities uint64 `json:"oddities"`
+	// Bytes is what was received, after decompression.
+	Bytes uint64 `json:"bytes"`
+	// Reconnects counts the connections after the first, by why the one
+	// before ended.
+	Reconnects map[Cause]uint64 `json:"reconnects"`
+	// Logins is of the credential, which the streams of a target share.
+	Logins uint64 `json:"logins"`
+	// Renewals counts credentials replaced before their end, Expiries those
+	// found dead and replaced after it.
+	Renewals  uint64 `json:"renewals"`
+	Expiries  uint64 `json:"expiries"`
+	Silences  uint64 `json:"silences"`
+	Rotations uint64 `json:"rotations"`
+	// Gaps are the first 1,000; GapsOmitted counts the others.
+	Gaps        []Gap  `json:"gaps"`
+	GapsOmitted uint64 `json:"gaps_omitted,omitempty"`
+	// Coverage is the share of this run's time outside of its gaps, 0 to 1;
+	// 0 when no connection could be opened.
+	Coverage float64 `json:"coverage"`
+	// FirstID and LastID are the ids of the first and the last event of this
+	// run; LastID is that of the last run when this one brought none.
+	FirstID string `json:"first_id"`
+	LastID  string `json:"last_id"`
+	// LastEvent is when the last event was received.
+	LastEvent time.Time `json:"last_event,omitzero"`
+	// SilenceDetect is how long a line had been silent when that was noticed,
+	// Resume how long it took from the end of a connection to the next event.
+	SilenceDetect Spread `json:"silence_detect_ms"`
+	Resume        Spread `json:"resume_ms"`
+}
+
+// SinkStats is the account of one sink, of this run.
+type SinkStats struct {
+	ID    string `json:"id"`
+	State string `json:"state"` // "delivering", "level", "waiting", "failed"
+	Error string `json:"error,omitempty"`
+	// Records were committed by the sink in Batches.
+	Records uint64 `json:"records"`
+	Batches uint64 `json:"batches"`
+	Retries uint64 `json:"retries"`
+	// DeadLetters could not be made into records or stored.
+	DeadLetters uint64 `json:"dead_letters"`
+	// Position is the last one committed.
+	Position string `json:"position"`
+	// Behind is how many chunks of the journal the sink has not read yet.
+	Behind uint64 `json:"behind"`
+}
+
+// Spread is the distribution of a duration, in milliseconds.
+type Spread struct {
+	P50 float64 `json:"p50"`
+	Max float64 `json:"max"`
+}
+
+// samples keeps the last durations of a kind. It is guarded by its owner.
+type samples struct {
+	kept []time.Duration
+	next int
+	max  time.Duration
+}
+
+func (s *samples) add(d time.Duration) {
+	const keep = 512
+	d = max(d, 0)
+	s.max = max(s.max, d)
+	if len(s.kept) < keep {
+		s.kept = append(s.kept, d)
+		return
+	}
+	s.kept[s.next] = d
+	s.next = (s.next + 1) % keep
+}
+
+func (s *samples) spread() Spread {
+	if len(s.kept) == 0 {
+		return Spread{}
+	}
+	sorted := slices.Sorted(slices.Values(s.kept))
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	return Spread{P50: ms(sorted[(len(sorted)-1)/2]), Max: ms(s.max)}
+}
+
+// maxGaps bounds the gaps kept in memory; the ledger in the journal has all.
+const maxGaps = 1000
+
+// streamStats counts what a stream lives through. It is safe for concurrent
+// use.
+type streamStats struct {
+	name       string
+	events     atomic.Uint64
+	dead       atomic.Uint64
+	bytes      atomic.Uint64
+	ignored    atomic.Uint64
+	duplicates atomic.Uint64
+	oddities   atomic.Uint64
+
+	mu sync.Mutex
+	// What follows is guarded by mu. The fields that StreamStats has are kept
+	// in it.
+	is              StreamStats
+	lastID          []byte
+	began, over     time.Time
+	opened          bool // there has been a connection
+	missed          time.Duration
+	detect, resumes samples
+}
+
+func (s *streamStats) begin(at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.began = at
+	s.is.State = "connecting"
+	s.is.Reconnects = map[Cause]uint64{}
+}
+
+// resumed notes the last event of the run before.
+func (s *streamStats) resumed(e TailEvent) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lastID = append(s.lastID[:0], e.ID...)
+	s.is.LastEvent = e.Time
+}
+
+func (s *streamStats) end(at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = at
+	if s.is.State != "done" && s.is.State != "failed" {
+		s.is.State, s.is.Detail = "stopped", ""
+	}
+}
+
+func (s *streamStats) event(ev *Event) {
+	first := s.events.Add(1) == 1
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(ev.ID) > 0 {
+		s.lastID = append(s.lastID[:0], ev.ID...)
+	}
+	if first {
+		s.is.FirstID = string(ev.ID)
+	}
+	s.is.LastEvent = ev.Time
+}
+
+func (s *streamStats) set(state, detail string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.is.State, s.is.Detail = state, detail
+}
+
+func (s *streamStats) live(exit string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.is.State, s.is.Detail, s.is.Exit, s.opened = "live", "", exit, true
+}
+
+func (s *streamStats) waiting(v Verdict, wait time.Duration, err error, planned bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.is.State, s.is.Detail = "waiting", string(v.Cause)
+	if wait > 0 {
+		s.is.Detail += ", " + wait.Round(100*time.Millisecond).String()
+	}
+	if !planned {
+		s.is.Error = err.Error()
+	}
+}
+
+func (s *streamStats) failed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.is.State, s.is.Detail, s.is.Error = "failed", "", err.Error()
+}
+
+func (s *streamStats) reconnect(c Cause) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.is.Reconnects[c]++
+}
+
+// rotated counts a change of exit between one identity and the next.
+func (s *streamStats) rotated(from, to *identity) {
+	if from == nil || from.lease.exit() == to.lease.exit() {
+		return
+	}
+	s.count(&s.is.Rotations)
+}
+
+func (s *streamStats) renewed() { s.count(&s.is.Renewals) }
+func (s *streamStats) expired() { s.count(&s.is.Expiries) }
+
+func (s *streamStats) count(n *uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*n++
+}
+
+func (s *streamStats) silence(waited time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.is.Silences++
+	s.detect.add(waited)
+}
+
+func (s *streamStats) resume(took time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.resumes.add(took)
+}
+
+func (s *streamStats) gap(g Gap) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if from := g.From; !from.IsZero() {
+		// What was missed before this run began is not this run's.
+		if from.Before(s.began) {
+			from = s.began
+		}
+		s.missed += max(g.To.Sub(from), 0)
+	}
+	if len(s.is.Gaps) < maxGaps {
+		s.is.Gaps = append(s.is.Gaps, g)
+	} else {
+		s.is.GapsOmitted++
+	}
+}
+
+func (s *streamStats) snapshot(now time.Time) StreamStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := s.is
+	out.Name = s.name
+	out.Events = s.events.Load()
+	out.DeadLetters, out.Ignored = s.dead.Load(), s.ignored.Load()
+	out.DuplicatesDropped, out.Oddities, out.Bytes = s.duplicates.Load(), s.oddities.Load(), s.bytes.Load()
+	out.Reconnects = map[Cause]uint64{}
+	for c, n := range s.is.Reconnects {
+		out.Reconnects[c] = n
+	}
+	out.Gaps = append([]Gap{}, s.is.Gaps...)
+	out.LastID = string(s.lastID)
+	out.SilenceDetect, out.Resume = s.detect.spread(), s.resumes.spread()
+	if !s.over.IsZero() {
+		now = s.over
+	}
+	if s.opened {
+		out.Coverage = 1
+	}
+	if held := now.Sub(s.began); !s.began.IsZero() && held > 0 && s.opened {
+		out.Coverage = max(0, 1-s.missed.Seconds()/held.Seconds())
+	}
+	return out
+}

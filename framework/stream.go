@@ -1,0 +1,250 @@
+package framework
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/holdline/scrape/internal/splice"
+	"github.com/holdline/scrape/internal/sse"
+)
+
+// Stream is one logical feed of a target, to be held for days. Its zero fields
+// mean the documented defaults; Name and Target are required. It is not
+// changed while it runs.
+type Stream struct {
+	// Name is "target/stream", unique in a worker: the journal knows the
+	// stream by it for ever.
+	Name   string
+	Target Target
+	// Host is whose connection attempts are paced together, "host:port".
+	Host string
+	// Identities makes the identities, shared with the target's other
+	// streams; nil makes anonymous ones that leave directly.
+	Identities *Identities
+	// Types are the event types to keep; empty keeps all. Events of other
+	// types keep the line alive but are neither journaled nor delivered.
+	Types []string
+	// StaleAfter is the longest wait for a byte before the line is taken for
+	// dead; 0 means 45 s, negative for ever.
+	StaleAfter time.Duration
+	// QuietAfter is the longest wait for an event of a kept type while other
+	// bytes arrive; 0 or negative means for ever.
+	QuietAfter time.Duration
+	// MinWait and MaxWait bound the wait before a reconnect, which doubles,
+	// with jitter, until a connection has been healthy; 0 means 1 s and 60 s.
+	MinWait, MaxWait time.Duration
+	// HealthyAfter is how long a connection must have brought events to begin
+	// again with MinWait; 0 means 10 s.
+	HealthyAfter time.Duration
+	// Handover says how a planned change is made; empty means HandoverAuto.
+	Handover Handover
+	// From is the cursor of the very first connection, when the journal knows
+	// none.
+	From Cursor
+	// Limits paces connection attempts; nil means limits of the stream's own.
+	Limits *Limits
+	// Budget bounds the unfinished events of all streams that share it; nil
+	// means no such bound.
+	Budget *sse.Budget
+	Log    *slog.Logger
+}
+
+// Handover says how a connection is replaced when the change can be foreseen.
+type Handover string
+
+const (
+	// HandoverAuto overlaps where events can be told apart by their ids and
+	// the site and the caps allow it, and breaks where they do not.
+	HandoverAuto Handover = "auto"
+	// HandoverOverlap opens the successor before the old connection is closed.
+	HandoverOverlap Handover = "overlap"
+	// HandoverBreak closes the old connection first and resumes from the cursor.
+	HandoverBreak Handover = "break"
+)
+
+// withDefaults returns a copy with every default in place.
+func (s *Stream) withDefaults() Stream {
+	c := *s
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	c.Log = c.Log.With("stream", c.Name)
+	if c.Identities == nil {
+		c.Identities = NewIdentities(IdentityConfig{Key: c.Name, Log: c.Log})
+	}
+	if c.Limits == nil {
+		c.Limits = &Limits{}
+	}
+	c.StaleAfter = or(c.StaleAfter, 45*time.Second)
+	c.MinWait = or(c.MinWait, time.Second)
+	c.MaxWait = max(or(c.MaxWait, time.Minute), c.MinWait)
+	c.HealthyAfter = or(c.HealthyAfter, 10*time.Second)
+	if c.Handover == "" {
+		c.Handover = HandoverAuto
+	}
+	return c
+}
+
+func or(d, otherwise time.Duration) time.Duration {
+	if d == 0 {
+		return otherwise
+	}
+	return d
+}
+
+// runner is one stream at work. Each of its lines is one goroutine that reads
+// a connection and opens the next one after it; there is one line, and a
+// second one for the length of a handover.
+type runner struct {
+	Stream
+	log   StreamLog
+	types map[string]bool
+	spent func() bool // takes one event from the worker's allowance, if it has one; false when it is used up
+
+	wg    sync.WaitGroup
+	stats streamStats
+
+	mu        sync.Mutex // guards what follows; Append is called with it held
+	splice    *splice.Splice
+	cursor    Cursor
+	lines     uint64 // numbers lines
+	successor *line  // a line in handover, not joined yet
+	lastEvent time.Time
+	lostAt    time.Time // when the last connection ended, until the next event
+	lostCause Cause
+	hasIDs    bool
+	final     error // why the stream ended
+	ended     bool
+}
+
+// newRunner takes up the stream where the log says that it was left.
+func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
+	r := &runner{Stream: s.withDefaults(), log: log, splice: splice.New()}
+	if len(r.Types) > 0 {
+		r.types = map[string]bool{}
+		for _, t := range r.Types {
+			r.types[t] = true
+		}
+	}
+	at, err := log.Resume(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: resume: %w", r.Name, err)
+	}
+	r.cursor = r.From
+	if at.Known {
+		r.cursor = at.Cursor
+	}
+	for _, e := range at.Tail {
+		r.splice.Recall(e.ID, e.Hash)
+		r.lastEvent = e.Time
+		r.hasIDs = r.hasIDs || e.ID != ""
+	}
+	r.stats.name = r.Name
+	if n := len(at.Tail); n > 0 {
+		r.stats.resumed(at.Tail[n-1])
+		r.lostAt, r.lostCause = r.lastEvent, CausePlanned
+		r.Log.Info("going on where the journal ends", "id", at.Tail[n-1].ID, "at", r.lastEvent.Format(time.RFC3339))
+	}
+	return r, nil
+}
+
+// run holds the stream until ctx ends (nil), it is done (nil), or the engine
+// has to give it up (the error). Nothing of it is left when it returns.
+func (r *runner) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.stats.begin(time.Now())
+	first := r.newLine()
+	r.wg.Go(func() { r.hold(ctx, cancel, first, nil) })
+	r.wg.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stats.end(time.Now())
+	if r.final != nil {
+		return fmt.Errorf("stream %s: %w", r.Name, r.final)
+	}
+	return nil
+}
+
+// end ends the stream for good.
+func (r *runner) end(cancel context.CancelFunc, err error) {
+	r.mu.Lock()
+	if !r.ended {
+		r.ended, r.final = true, err
+	}
+	r.mu.Unlock()
+	cancel()
+}
+
+// errEnough ends a line because the worker has its --max-events.
+var errEnough = errors.New("the number of events asked for has been reached")
+
+// offer takes one event of a line. It runs under r.mu, so that events of two
+// lines are never mixed up and a cursor never passes an event that has not
+// been appended.
+func (r *runner) offer(ctx context.Context, l *line, ev *Event) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l.closed() {
+		return errReplaced
+	}
+	if l.waiting {
+		return r.wait(ctx, l, ev)
+	}
+	return r.accept(ctx, l, ev)
+}
+
+// accept delivers an event of a line that has joined, unless another line has
+// delivered it.
+func (r *runner) accept(ctx context.Context, l *line, ev *Event) error {
+	content := HashEvent(ev.Type, ev.Data)
+	v := r.splice.Offer(&l.seam, ev.ID, content)
+	if !v.Duplicate && r.spent != nil && !r.spent() {
+		return errEnough
+	}
+	r.reached(ev.Time)
+	if v.Duplicate {
+		r.stats.duplicates.Add(1)
+	} else {
+		if v.Restarted {
+			r.Log.Warn("the site has begun its ids anew", "id", string(ev.ID))
+		}
+		if v.Join == splice.Possible || v.Join == splice.Missing {
+			if err := r.gap(ctx, v, ev); err != nil {
+				return err
+			}
+		}
+		if err := r.log.Append(ctx, ev); err != nil {
+			return &journalError{err}
+		}
+		r.cursor, r.lastEvent = ev.Cursor, ev.Time
+		r.hasIDs = r.hasIDs || len(ev.ID) > 0
+		r.stats.event(ev)
+	}
+	if s := r.successor; s != nil && s != l && s.heldFirst(ev.ID, content) {
+		return r.join(ctx, s)
+	}
+	return nil
+}
+
+// reached notes that events flow again.
+func (r *runner) reached(at time.Time) {
+	if r.lostAt.IsZero() {
+		return
+	}
+	if r.lostCause != CausePlanned {
+		r.stats.resume(at.Sub(r.lostAt))
+		r.Log.Info("resumed", "after", at.Sub(r.lostAt).Round(time.Millisecond), "cause", r.lostCause)
+	}
+	r.lostAt = time.Time{}
+}
+
+// journalError marks a failure of the journal: it ends the worker, since
+// nothing can be promised without it.
+type journalError struct{ error }
+
+func (e *journalError) Unwrap() error { return e.error }

@@ -1,0 +1,275 @@
+package framework
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config is what a [Worker] runs. Journal and Streams are required.
+type Config struct {
+	Journal Journal
+	Streams []*Stream
+	Sinks   []SinkConfig
+	// DeadLetter keeps an event that could not be decoded or delivered; it
+	// returns when that is durable. It is called concurrently. Nil only
+	// counts them.
+	DeadLetter func(DeadLetter) error
+	// MaxEvents ends the run after so many events; 0 means no such end.
+	MaxEvents uint64
+	// DrainTimeout bounds the delivery of what is in the journal after the
+	// streams have ended; 0 means 30 s. What it leaves is delivered by the
+	// next run.
+	DrainTimeout time.Duration
+	Log          *slog.Logger
+}
+
+// Worker holds streams and delivers what they bring.
+type Worker struct {
+	config     Config
+	runners    []*runner
+	deliverers []*deliverer
+
+	began    time.Time
+	ended    atomic.Int64 // nanoseconds after began
+	drain    chan struct{}
+	drained  sync.Once
+	prepared chan struct{} // closed when runners and deliverers may be looked at
+}
+
+// NewWorker checks the configuration. It starts nothing.
+func NewWorker(c Config) (*Worker, error) {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.DrainTimeout <= 0 {
+		c.DrainTimeout = 30 * time.Second
+	}
+	names := map[string]bool{}
+	for _, s := range c.Streams {
+		if s.Name == "" || s.Target == nil {
+			return nil, fmt.Errorf("stream %q needs a name and a target", s.Name)
+		}
+		if names[s.Name] {
+			return nil, fmt.Errorf("two streams are named %q", s.Name)
+		}
+		names[s.Name] = true
+	}
+	if len(c.Streams) == 0 {
+		return nil, errors.New("there is no stream to hold")
+	}
+	ids := map[string]bool{}
+	for i := range c.Sinks {
+		s := &c.Sinks[i]
+		if ids[s.ID] {
+			return nil, fmt.Errorf("two sinks have the id %q", s.ID)
+		}
+		ids[s.ID] = true
+		if s.BatchRecords <= 0 {
+			s.BatchRecords = defaultBatchRecords
+		}
+		if s.BatchEvery <= 0 {
+			s.BatchEvery = defaultBatchEvery
+		}
+		if s.Wants == nil {
+			s.Wants = func(string) bool { return true }
+		}
+	}
+	return &Worker{config: c, began: time.Now(), drain: make(chan struct{}), prepared: make(chan struct{})}, nil
+}
+
+// StreamError says which streams had to be given up.
+type StreamError struct{ Errs []error }
+
+func (e *StreamError) Error() string {
+	lines := make([]string, len(e.Errs))
+	for i, err := range e.Errs {
+		lines[i] = err.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap returns why, one error a stream.
+func (e *StreamError) Unwrap() []error { return e.Errs }
+
+// Drain asks Run to stop reading, to deliver what it has and to return. It may
+// be called from any goroutine, also more than once.
+func (w *Worker) Drain() { w.drained.Do(func() { close(w.drain) }) }
+
+// Run holds the streams until all have ended, Drain is called or ctx ends. With
+// ctx it stops at once: what is in the journal is delivered by the next run. It
+// may be called once. The error is a *PositionError when a destination does
+// not belong to the journal (nothing is read then), a *StreamError when
+// streams had to be given up, or the journal's.
+func (w *Worker) Run(ctx context.Context) error {
+	defer func() { w.ended.Store(int64(time.Since(w.began))) }()
+	if err := w.prepare(ctx); err != nil {
+		return err
+	}
+	close(w.prepared)
+
+	sinkCtx, stopSinks := context.WithCancel(ctx)
+	defer stopSinks()
+	var sinks sync.WaitGroup
+	sinkErrs := make([]error, len(w.deliverers))
+	noMore := make(chan struct{})
+	for i, d := range w.deliverers {
+		d.drain = noMore
+		sinks.Go(func() { sinkErrs[i] = d.run(sinkCtx) })
+	}
+
+	readCtx, stopReading := context.WithCancel(ctx)
+	defer stopReading()
+	go func() {
+		select {
+		case <-w.drain:
+			stopReading()
+		case <-readCtx.Done():
+		}
+	}()
+	var streams sync.WaitGroup
+	streamErrs := make([]error, len(w.runners))
+	for i, r := range w.runners {
+		streams.Go(func() {
+			streamErrs[i] = r.run(readCtx)
+			var journal *journalError
+			if errors.As(streamErrs[i], &journal) {
+				stopReading() // nothing can be promised any more
+			}
+		})
+	}
+	streams.Wait()
+	stopReading()
+	w.closeIdentities()
+
+	err := w.config.Journal.Sync(ctx)
+	close(noMore)
+	deadline := time.AfterFunc(w.config.DrainTimeout, func() {
+		w.config.Log.Warn("the sinks did not take everything in time: the rest is in the journal and follows with the next run")
+		stopSinks()
+	})
+	sinks.Wait()
+	deadline.Stop()
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	if err := errors.Join(sinkErrs...); err != nil {
+		return err
+	}
+	var failed []error
+	for _, err := range streamErrs {
+		if err != nil {
+			failed = append(failed, err)
+		}
+	}
+	if len(failed) > 0 {
+		return &StreamError{failed}
+	}
+	return nil
+}
+
+// prepare takes up the streams and meets every destination once, before the
+// first event is read.
+func (w *Worker) prepare(ctx context.Context) error {
+	var left atomic.Int64
+	left.Store(int64(w.config.MaxEvents))
+	partitions := map[int]bool{}
+	decoders := map[string]Decoder{}
+	stats := map[string]*streamStats{}
+	for _, s := range w.config.Streams {
+		log, err := w.config.Journal.Stream(ctx, s.Name)
+		if err != nil {
+			return err
+		}
+		r, err := newRunner(ctx, s, log)
+		if err != nil {
+			return err
+		}
+		if w.config.MaxEvents > 0 {
+			r.spent = func() bool { return left.Add(-1) >= 0 }
+		}
+		if d, ok := s.Target.(Decoder); ok {
+			decoders[s.Name] = d
+		}
+		stats[s.Name] = &r.stats
+		partitions[w.config.Journal.Partition(s.Name)] = true
+		w.runners = append(w.runners, r)
+	}
+	for _, c := range w.config.Sinks {
+		for p := range partitions {
+			d := &deliverer{
+				SinkConfig: c, journal: w.config.Journal, partition: p,
+				decoders: decoders, streams: stats, dead: w.config.DeadLetter, log: w.config.Log,
+				made: map[string]*atomic.Uint64{}, written: map[string]*atomic.Uint64{},
+			}
+			d.stats.ID, d.stats.State = c.ID, "opening"
+			pos, err := d.open(ctx)
+			var impossible *PositionError
+			switch {
+			case errors.As(err, &impossible):
+				return err
+			case err != nil && ctx.Err() != nil:
+				return nil
+			case err != nil:
+				w.config.Log.Warn("sink does not answer yet: its events wait in the journal", "sink", c.ID, "error", err)
+			default:
+				w.config.Journal.Release(c.ID, pos)
+			}
+			if d.sink != nil {
+				if err := d.sink.Close(); err != nil {
+					w.config.Log.Warn("sink does not close", "sink", c.ID, "error", err)
+				}
+			}
+			d.Adopt = false // once is enough
+			w.deliverers = append(w.deliverers, d)
+		}
+	}
+	return nil
+}
+
+func (w *Worker) closeIdentities() {
+	for _, r := range w.runners {
+		r.Identities.Close()
+	}
+}
+
+// Stats returns the account so far. It may be called at any time from any
+// goroutine.
+func (w *Worker) Stats() Stats {
+	now := time.Now()
+	out := Stats{Streams: []StreamStats{}, Sinks: []SinkStats{}, Elapsed: now.Sub(w.began).Seconds()}
+	if ended := w.ended.Load(); ended != 0 {
+		out.Elapsed = time.Duration(ended).Seconds()
+	}
+	select {
+	case <-w.prepared:
+	default:
+		return out
+	}
+	for _, r := range w.runners {
+		s := r.stats.snapshot(now)
+		s.Logins = r.Identities.Logins()
+		first := true
+		for _, d := range w.deliverers {
+			if !d.Wants(r.Name) || d.partition != w.config.Journal.Partition(r.Name) {
+				continue
+			}
+			made, written := d.counter(d.made, r.Name).Load(), d.counter(d.written, r.Name).Load()
+			s.Records = max(s.Records, made)
+			if first {
+				s.Delivered = written
+			}
+			s.Delivered, first = min(s.Delivered, written), false
+		}
+		out.Streams = append(out.Streams, s)
+	}
+	for _, d := range w.deliverers {
+		out.Sinks = append(out.Sinks, d.snapshot())
+	}
+	return out
+}
