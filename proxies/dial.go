@@ -17,19 +17,17 @@ var errDialTimeout = errors.New("no answer within the dial timeout")
 
 // dialer opens connections through any exit. It knows nothing of the pool.
 type dialer struct {
-	net     net.Dialer
+	tcp     func(ctx context.Context, network, addr string) (net.Conn, error)
 	tls     *tls.Config // for https proxies
 	timeout time.Duration
 	maxWait time.Duration // longest Retry-After that is believed
 }
 
 func newDialer(c Config) *dialer {
-	d := &dialer{timeout: c.DialTimeout, maxWait: c.MaxQuarantine}
-	d.net.KeepAliveConfig = c.KeepAlive
-	d.net.ControlContext = func(_ context.Context, _, _ string, rc syscall.RawConn) error {
+	tcp := net.Dialer{KeepAliveConfig: c.KeepAlive, Control: func(_, _ string, rc syscall.RawConn) error {
 		return setUserTimeout(rc, c.UserTimeout)
-	}
-	d.tls = &tls.Config{}
+	}}
+	d := &dialer{tcp: tcp.DialContext, tls: &tls.Config{}, timeout: c.DialTimeout, maxWait: c.MaxQuarantine}
 	if c.TLS != nil {
 		d.tls = c.TLS.Clone()
 	}
@@ -74,7 +72,7 @@ func (d *dialer) dial(ctx context.Context, e Exit, network, addr string, wrap fu
 	if e.URL != nil {
 		network, to = "tcp", e.proxyAddr()
 	}
-	raw, err := d.net.DialContext(dctx, network, to)
+	raw, err := d.tcp(dctx, network, to)
 	if err != nil {
 		return nil, d.failure(ctx, dctx, e, addr, d.unreachable(e, err))
 	}

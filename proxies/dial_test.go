@@ -2,12 +2,14 @@ package proxies
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -191,7 +193,10 @@ func TestFailuresAreFoundInTheirLayer(t *testing.T) {
 		{name: "direct target down", exit: Exit{}, layer: LayerTarget},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			l := lease(t, newPool(t, Config{Exits: []Exit{c.exit}, DialTimeout: 5 * time.Second}), Request{})
+			var logged bytes.Buffer
+			log := slog.New(slog.NewJSONHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
+			l := lease(t, newPool(t, Config{Exits: []Exit{c.exit}, DialTimeout: 5 * time.Second, WaitTimeout: time.Millisecond, Log: log}), Request{Target: "t"})
+			log.Info("exit", "exit", l.Exit(), "plain", fmt.Sprintf("%v %+v %#v", l.Exit(), l.Exit(), l.Exit()))
 			conn, err := l.DialContext(t.Context(), "tcp", closed.addr)
 			if err == nil {
 				conn.Close()
@@ -207,6 +212,16 @@ func TestFailuresAreFoundInTheirLayer(t *testing.T) {
 			noSecrets(t, fmt.Sprintf("%v %+v %#v %v %s", err, err, derr.Exit, derr.Header, derr.Body))
 			if s := l.pool.Stats()[0]; s.Conns != 0 || s.LastError == "" {
 				t.Errorf("a slot is still held: %+v", s)
+			}
+			for range strikes {
+				l.DialContext(t.Context(), "tcp", closed.addr)
+			}
+			l.Report(ExitFailed)
+			l.Release(TargetRefused)
+			_, err = l.pool.Lease(t.Context(), Request{Target: "t"})
+			noSecrets(t, fmt.Sprintf("%s %v %+v", logged.String(), err, l.pool.Stats()))
+			if logged.Len() < 200 {
+				t.Errorf("nothing was logged: %s", logged.String())
 			}
 		})
 	}
