@@ -1,0 +1,256 @@
+package targets
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml/ast"
+	"github.com/holdline/scrape/auth"
+	"github.com/holdline/scrape/framework"
+)
+
+// File is a target file: a site and how to read it.
+type File struct {
+	// The target's name: letters, digits, dots, dashes and underscores. The
+	// journal and the sinks know its records by it, so a renamed target
+	// begins anew. Without this key it is the name of the file without its
+	// ending.
+	Name string `yaml:"name"`
+	// A demo site that is started for the run, here or in another target
+	// file: its kind alone, or a mapping with `kind` and the keys of that
+	// kind.
+	Demo *Demo `yaml:"demo"`
+	// The plugin that understands the site. `sse` reads Server-Sent Events
+	// over HTTP; a custom build brings plugins of its own.
+	Plugin string `yaml:"plugin" default:"sse"`
+	// What the plugin wants to know, in keys of its own. `sse` has none.
+	Options *PluginOptions `yaml:"options"`
+	// The feeds of the site that are held.
+	Streams []Stream `yaml:"streams" required:"true"`
+	// What opens the site. Without this section requests are anonymous.
+	Auth *Auth `yaml:"auth"`
+	// The ways out that requests take. Without this section they leave
+	// directly.
+	Proxies *Proxies `yaml:"proxies"`
+	// How hard the site may be knocked at.
+	Limits Limits `yaml:"limits"`
+	// Where records are delivered. Each sink gets all of them.
+	Sinks []Sink `yaml:"sinks"`
+
+	// Path is the file itself, as it was given.
+	Path string `yaml:"-"`
+	// Target is what the plugin made of the file.
+	Target framework.Target `yaml:"-"`
+}
+
+// Stream is one logical feed of a target. How often it is silent, broken or
+// reconnected does not matter: it goes on where it was.
+type Stream struct {
+	// The stream's name, unique in the target. The journal knows the stream
+	// by it, so a renamed stream begins anew.
+	Name string `yaml:"name" required:"true"`
+	// The address of the feed: http or https for the plugin `sse`. It shows
+	// up in logs: secrets belong into `query` or `headers`.
+	URL string `yaml:"url"`
+	// The method of the request.
+	Method string `yaml:"method" default:"GET" enum:"GET,POST,PUT,PATCH"`
+	// Headers to send with the request.
+	Headers map[string]auth.Secret `yaml:"headers"`
+	// Parameters to add to the query of `url`.
+	Query map[string]auth.Secret `yaml:"query"`
+	// The body of the request.
+	Body auth.Secret `yaml:"body"`
+	// The cursor to begin at when the stream is held for the very first time,
+	// such as an event id. Without it the site decides.
+	From string `yaml:"from"`
+	// The types of the events that are kept. Others keep the line alive but
+	// are not recorded. Without this key all are kept.
+	Types []string `yaml:"types"`
+	// How long the line may bring no byte at all before it is taken for dead.
+	// A little more than the longest pause of the feed and its heartbeats.
+	StaleAfter Duration `yaml:"stale_after" default:"45s" min:"1ms"`
+	// How long the line may bring no event of the types kept, while heartbeats
+	// or comments keep coming, before it is taken for dead. 0s: for ever.
+	QuietAfter Duration `yaml:"quiet_after" default:"0s"`
+	// The longest event. A longer one is skipped and counted.
+	MaxEvent Size `yaml:"max_event" default:"16MiB" min:"1"`
+	// The data of the event that ends a finite stream for good, such as
+	// "[DONE]". It is not recorded.
+	Done string `yaml:"done"`
+	// What the clean end of an answer means: a feed to be connected to again,
+	// or a finite stream that is complete.
+	OnEnd string `yaml:"on_end" default:"reconnect" enum:"reconnect,stop"`
+	// How long to wait before connecting again.
+	Reconnect Reconnect `yaml:"reconnect"`
+	// How a connection is replaced when the change can be foreseen. `overlap`
+	// opens the next one first, `break` closes the old one first, `auto` does
+	// what site, ids and caps allow.
+	Handover framework.Handover `yaml:"handover" default:"auto" enum:"auto,overlap,break"`
+
+	section *section
+}
+
+// Problem reports what is wrong with the value of a key of the stream, or with
+// a key that is missing. It is for plugins, while they are called, and is not
+// repeated for a key whose value is known to be wrong.
+func (st *Stream) Problem(key, message, remedy string) {
+	if st.section != nil && !st.section.bad[key] {
+		st.section.wrong(key, message, remedy)
+	}
+}
+
+// Reconnect bounds the wait before a connection is made again. It doubles with
+// each failure, with jitter.
+type Reconnect struct {
+	// The first wait.
+	Min Duration `yaml:"min" default:"1s" min:"1ms"`
+	// The longest wait.
+	Max Duration `yaml:"max" default:"1m" min:"1ms"`
+	// How long a connection must have brought events to begin again with
+	// `min`.
+	HealthyAfter Duration `yaml:"healthy_after" default:"10s" min:"1ms"`
+}
+
+// Limits paces what is done to one host, by all streams of the target.
+type Limits struct {
+	// Attempts to connect, at most so many a second in the long run.
+	ConnectsPerSecond float64 `yaml:"connects_per_second" default:"2" min:"0.001"`
+	// Attempts that may be made at once.
+	Burst int `yaml:"burst" default:"4" min:"1"`
+}
+
+// PluginOptions is a part of the file that the plugin reads.
+type PluginOptions struct {
+	node ast.Node
+	path string
+}
+
+func (o *PluginOptions) decodeNode(_ *decoder, n ast.Node, path string) { o.node, o.path = n, path }
+
+// nameForm is what names may be: they are parts of "target/stream" and of the
+// keys in destinations.
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+const nameRemedy = "use up to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
+
+func (f *File) check(s *section) {
+	f.Path = s.d.file
+	if !s.has("name") {
+		file := filepath.Base(f.Path)
+		f.Name = strings.TrimSuffix(file, filepath.Ext(file))
+		if !nameForm.MatchString(f.Name) {
+			s.wrong("name", "the file's name does not serve as the target's name", "write name: and a name; "+nameRemedy)
+		}
+	} else if s.good("name") && !nameForm.MatchString(f.Name) {
+		s.wrong("name", `"name" is `+show(f.Name), nameRemedy)
+	}
+
+	if s.good("streams") && len(f.Streams) == 0 {
+		s.wrong("streams", "there are no streams", "a target holds at least one")
+	}
+	var streams []string
+	for _, st := range f.Streams {
+		if st.Name != "" && slices.Contains(streams, st.Name) {
+			st.Problem("name", "another stream has the name "+show(st.Name), "give each a name of its own")
+		}
+		streams = append(streams, st.Name)
+	}
+	f.checkSinks(s)
+	f.callPlugin(s)
+}
+
+// callPlugin has the plugin read its options and make the target.
+func (f *File) callPlugin(s *section) {
+	d := s.d
+	plugin, ok := d.options.Registry.Plugins[f.Plugin]
+	if !ok {
+		s.wrong("plugin", "there is no plugin "+show(f.Plugin), didYouMean("plugins of this build", f.Plugin, keysOf(d.options.Registry.Plugins)))
+		return
+	}
+	target, err := plugin(f, func(into any) error {
+		if f.Options == nil {
+			return d.defaults(into, s.node, "options")
+		}
+		return d.decodeInto(f.Options.node, into, f.Options.path)
+	})
+	f.Target = target
+	// A plugin that is given a file with problems may have more of its own.
+	if err != nil && len(d.problems) == 0 {
+		at := "plugin"
+		if s.has("options") {
+			at = "options"
+		}
+		s.wrong(at, fmt.Sprintf("plugin %s: %s", f.Plugin, d.hide(err.Error())), "")
+	}
+}
+
+func (st *Stream) check(s *section) {
+	st.section = s
+	if s.good("name") && !nameForm.MatchString(st.Name) {
+		s.wrong("name", `"name" is `+show(st.Name), nameRemedy)
+	}
+	if s.good("url") {
+		if message, remedy := checkURL("url", st.URL); message != "" {
+			s.wrong("url", message, remedy)
+		}
+	}
+	checkHeaders(s, "headers", st.Headers)
+	if s.has("body") && st.Method == http.MethodGet {
+		s.wrong("body", "a GET request has no body", "write method: POST, or remove body")
+	}
+	if slices.Contains(st.Types, "") {
+		s.wrong("types", "an event type is empty", "an event without a type has the type message")
+	}
+}
+
+func (r *Reconnect) check(s *section) {
+	if r.Max < r.Min && !s.bad["min"] && !s.bad["max"] {
+		s.wrong("max", fmt.Sprintf("max (%v) is shorter than min (%v)", r.Max, r.Min), "raise max or lower min")
+	}
+}
+
+// checkURL never quotes the URL, since a wrong one may hold a password.
+func checkURL(key, raw string) (message, remedy string) {
+	const want = "want an address such as https://example.com/stream"
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil:
+		return strconv.Quote(key) + " cannot be read", want
+	case u.Scheme == "" || u.Host == "" || u.Hostname() == "":
+		return strconv.Quote(key) + " has no scheme or no host", want
+	case u.User != nil:
+		return strconv.Quote(key) + " holds a user name or a password", "addresses show up in logs: put Authorization into headers, or use auth"
+	}
+	return "", ""
+}
+
+// checkHeaders finds names and values that HTTP cannot carry.
+func checkHeaders(s *section, key string, headers map[string]auth.Secret) {
+	seen := map[string]bool{}
+	for _, name := range keysOf(headers) {
+		canonical := http.CanonicalHeaderKey(name)
+		switch {
+		case !headerName.MatchString(name):
+			s.wrong(key, show(name)+" cannot be the name of a header", "use letters, digits and dashes")
+		case canonical == "Host":
+			s.wrong(key, "the header Host follows from the address", "remove it")
+		case seen[canonical]:
+			s.wrong(key, "the header "+canonical+" stands here twice", "case makes no difference in header names; remove one")
+		case strings.ContainsFunc(headers[name].Reveal(), notInHeader):
+			s.wrong(key, "the value of the header "+canonical+" has characters that a header cannot carry", "it must be one line of printable characters")
+		}
+		seen[canonical] = true
+	}
+}
+
+// headerName is a token of RFC 9110, section 5.6.2.
+var headerName = regexp.MustCompile("^[-!#$%&'*+.^_`|~0-9A-Za-z]+$")
+
+// notInHeader tells what no field value holds (RFC 9110, section 5.5).
+func notInHeader(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }

@@ -1,0 +1,170 @@
+package targets
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml/ast"
+)
+
+// Sink is where records are delivered: an entry with exactly one kind of sink
+// (its name is the key, its settings are the value) or a `use`.
+type Sink struct {
+	// The name of a sink in scrape.yaml, instead of a kind.
+	Use string `yaml:"use"`
+	// The name of the sink, unique in the target. It is part of the id under
+	// which the destination keeps its position, so a renamed sink begins
+	// anew. Without this key: the kind, or the name in `use`.
+	Name string `yaml:"name"`
+	// How records are gathered.
+	Batch Batch `yaml:"batch"`
+
+	// Kind is the kind of sink.
+	Kind string `yaml:"-"`
+	// Plan is what the kind understood.
+	Plan SinkPlan `yaml:"-"`
+
+	at ast.Node
+}
+
+// Batch says when the records gathered are delivered: as soon as one of the
+// limits is reached.
+type Batch struct {
+	// So many records.
+	Records int `yaml:"records" default:"500" min:"1"`
+	// The first of them has waited so long.
+	Every Duration `yaml:"every" default:"200ms" min:"1ms"`
+}
+
+// SQLite holds the keys of a `sqlite` sink: a table in a SQLite file.
+type SQLite struct {
+	// The file. It is made when it is missing. Without this key it is named
+	// after the target and lies in the data directory.
+	File Path `yaml:"file"`
+	// The table. It is made when it is missing. Two sinks of one target need
+	// two tables.
+	Table string `yaml:"table" default:"records"`
+}
+
+func (s *Sink) decodeNode(d *decoder, n ast.Node, path string) {
+	s.at = n
+	s.decode(d, n, path, true)
+}
+
+// plainSink is Sink without its form of its own.
+type plainSink Sink
+
+// decode reads an entry of a list of sinks. In scrape.yaml, where the name is
+// the key that the entry stands under, named is false.
+func (s *Sink) decode(d *decoder, n ast.Node, path string, named bool) {
+	entries, ok := d.entries(n, path)
+	if !ok {
+		d.wrongType(n, path, "a mapping: the kind of sink with its settings, as in sqlite: {table: prices}")
+		return
+	}
+	kinds := d.options.Registry.Sinks
+	fields := fieldsOf(reflect.TypeFor[plainSink]())
+	if !named {
+		fields = slices.DeleteFunc(fields, func(f field) bool { return f.name != "batch" })
+	}
+	sec := d.section(n, path, entries)
+	var present []string
+	if sec.has("use") && named {
+		present = append(present, "use")
+		s.decodeUse(sec)
+	}
+	for _, e := range entries {
+		if i := slices.IndexFunc(fields, func(f field) bool { return f.name == e.name }); i >= 0 {
+			if e.name != "use" {
+				sec.decodeField(e, reflect.ValueOf(s).Elem(), fields[i])
+			}
+			continue
+		}
+		kind, ok := kinds[e.name]
+		if !ok {
+			sec.unknown(e, append(names(fields), keysOf(kinds)...))
+			continue
+		}
+		present = append(present, e.name)
+		if len(present) == 1 {
+			s.Kind = e.name
+			s.call(sec, e, kind)
+		}
+	}
+	meant := slices.ContainsFunc(keysOf(kinds), func(k string) bool { return sec.meant[k] }) || sec.meant["use"]
+	switch {
+	case len(present) == 0 && meant:
+	case len(present) == 0 && named:
+		sec.wrong("", "there is no kind of sink"+in(path), "write one of: "+strings.Join(append(keysOf(kinds), "use"), ", "))
+	case len(present) == 0:
+		sec.wrong("", "there is no kind of sink"+in(path), "write one of: "+strings.Join(keysOf(kinds), ", "))
+	case len(present) > 1:
+		d.problem(sec.keys[present[1]].key, join(path, present[1]), strings.Join(present, " and ")+" in one entry"+in(path), "make a list entry of each")
+	}
+	switch {
+	case !named:
+	case sec.good("name") && !nameForm.MatchString(s.Name):
+		sec.wrong("name", `"name" is `+show(s.Name), nameRemedy)
+	case s.Name == "" && s.Use != "":
+		s.Name = s.Use
+	case s.Name == "":
+		s.Name = s.Kind
+	}
+}
+
+// decodeUse takes over a sink of scrape.yaml.
+func (s *Sink) decodeUse(sec *section) {
+	sec.decodeField(sec.keys["use"], reflect.ValueOf(s).Elem(), fieldsOf(reflect.TypeFor[plainSink]())[0])
+	if sec.bad["use"] {
+		return
+	}
+	var sinks map[string]*NamedSink
+	if w := sec.d.options.Worker; w != nil {
+		sinks = w.Sinks
+	}
+	named, ok := sinks[s.Use]
+	if !ok {
+		sec.wrong("use", "there is no sink "+show(s.Use), didYouMean("sinks in scrape.yaml", s.Use, keysOf(sinks)))
+		return
+	}
+	s.Kind, s.Plan, s.Batch = named.Kind, named.Plan, named.Batch
+}
+
+// call has the kind read its settings.
+func (s *Sink) call(sec *section, e entry, kind SinkKind) {
+	d, path := sec.d, join(sec.path, e.name)
+	before := len(d.problems)
+	plan, err := kind(func(into any) error { return d.decodeInto(e.value, into, path) })
+	s.Plan = plan
+	if err != nil && len(d.problems) == before {
+		sec.wrong(e.name, fmt.Sprintf("sink %s: %s", e.name, d.hide(err.Error())), "")
+	}
+	sec.bad[e.name] = len(d.problems) > before
+}
+
+// checkSinks finds sinks of one target that would be taken for each other.
+func (f *File) checkSinks(s *section) {
+	seen, into := map[string]bool{}, map[string]string{}
+	for i, k := range f.Sinks {
+		path := fmt.Sprintf("sinks[%d]", i)
+		if k.Name == "" {
+			continue // has a problem of its own
+		}
+		if seen[k.Name] {
+			s.d.problem(k.at, path, fmt.Sprintf("another sink has the name %s", show(k.Name)), "give one of them another name")
+			continue
+		}
+		seen[k.Name] = true
+		if k.Plan.Destination == "" {
+			continue
+		}
+		destination := k.Kind + "\x00" + k.Plan.Destination
+		if other, ok := into[destination]; ok {
+			s.d.problem(k.at, path, fmt.Sprintf("the sinks %s and %s write to the same place", other, k.Name), "every record would arrive there twice: give one of them a table or a file of its own")
+			continue
+		}
+		into[destination] = k.Name
+	}
+}

@@ -1,0 +1,82 @@
+package targets
+
+import (
+	"reflect"
+
+	"github.com/goccy/go-yaml/ast"
+)
+
+// Worker is scrape.yaml, the optional file for what the targets of a worker
+// share. Target files refer to its parts by name.
+type Worker struct {
+	// Named lists of exits, for `proxies: {pool: NAME}` in target files. What
+	// is capped is capped over all targets that use the pool.
+	Pools map[string]*Pool `yaml:"pools"`
+	// Named sinks, for `use: NAME` in target files. Each target that uses one
+	// delivers under an id of its own.
+	Sinks map[string]*NamedSink `yaml:"sinks"`
+	// The journal, which every event passes through on its way to the sinks.
+	Journal Journal `yaml:"journal"`
+
+	// Path is the file itself, as it was given; empty when there is none.
+	Path string `yaml:"-"`
+}
+
+// NewWorker is what a worker without a scrape.yaml has: the defaults.
+func NewWorker() *Worker {
+	w := &Worker{}
+	setDefaults(reflect.ValueOf(w).Elem())
+	return w
+}
+
+func (w *Worker) check(s *section) {
+	for key, names := range map[string][]string{"pools": keysOf(w.Pools), "sinks": keysOf(w.Sinks)} {
+		for _, name := range names {
+			if !nameForm.MatchString(name) {
+				s.wrong(key, show(name)+" cannot be a name in "+key, nameRemedy)
+			}
+		}
+	}
+	w.Path = s.d.file
+}
+
+// Pool is a named list of exits.
+type Pool struct {
+	Exits `yaml:",inline"`
+}
+
+func (p *Pool) check(s *section) {
+	if !s.has("exits") {
+		s.wrong("", `"exits" is missing`+in(s.path), "list at least one")
+		return
+	}
+	p.checkExits(s)
+}
+
+// NamedSink is a sink that several targets use: exactly one kind of sink, as
+// in a target file.
+type NamedSink struct {
+	// How records are gathered, where the target says nothing else.
+	Batch Batch `yaml:"batch"`
+
+	// Kind is the kind of sink.
+	Kind string `yaml:"-"`
+	// Plan is what the kind understood.
+	Plan SinkPlan `yaml:"-"`
+}
+
+func (n *NamedSink) decodeNode(d *decoder, node ast.Node, path string) {
+	s := Sink{Batch: n.Batch}
+	s.decode(d, node, path, false)
+	n.Batch, n.Kind, n.Plan = s.Batch, s.Kind, s.Plan
+}
+
+// Journal says where the journal lies and how much it keeps.
+type Journal struct {
+	// Its directory. Without this key it lies in the data directory.
+	Dir Path `yaml:"dir"`
+	// How long events are kept that all sinks have.
+	Retain Duration `yaml:"retain" default:"24h"`
+	// How many bytes of them are kept.
+	RetainBytes Size `yaml:"retain_bytes" default:"10GiB" min:"1"`
+}
