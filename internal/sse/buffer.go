@@ -7,7 +7,7 @@ import (
 
 const (
 	defaultBuffer = 1 << 10
-	maxRead       = 32 << 10 // the buffer grows this far for reading alone, free of charge
+	maxRead       = 16 << 10 // the buffer grows this far for reading alone, free of charge
 	window        = 4        // rounds that a buffer has to be too large for before it shrinks
 )
 
@@ -32,8 +32,8 @@ type buffer struct {
 	full       bool // the last Read took all the room
 	peak       int  // the most that was in use in the present window
 	rounds     int
-	budget     *Budget
-	charged    int64
+	shrink     bool // the event it grew for is given up
+	account    *account // nil without a budget
 }
 
 func newBuffer(o Options) buffer {
@@ -43,7 +43,11 @@ func newBuffer(o Options) buffer {
 	}
 	base = max(base, 16)
 	most := int(min(o.MaxEvent, math.MaxInt/2)) + maxField + maxRead
-	return buffer{base: base, most: max(base, most), budget: o.Budget}
+	b := buffer{base: base, most: max(base, most)}
+	if o.Budget != nil {
+		b.account = &account{budget: o.Budget}
+	}
+	return b
 }
 
 // findCR sets cr to the first CR in [from, stop).
@@ -113,15 +117,19 @@ func (b *buffer) size(held, part int) int {
 		b.rounds++
 		// What a large event needed is kept for the next one, unless it does
 		// not come or others need it.
-		tight := b.charged > 0 && b.budget != nil && b.budget.tight()
+		tight := b.account != nil && b.account.tight()
 		if b.rounds >= window || tight {
 			if tight {
-				size = min(size, max(b.base, maxRead))
+				size = min(size, b.free())
 			} else if b.peak <= size/4 {
 				size = max(b.base, 2*b.peak)
 			}
 			b.rounds, b.peak = 0, 0
 		}
+	}
+	if b.shrink {
+		b.shrink = false
+		size = min(size, b.free())
 	}
 	for size-held-part < size/4 && size < b.most {
 		size = min(2*size, b.most)
@@ -131,19 +139,11 @@ func (b *buffer) size(held, part int) int {
 
 // charge pays the budget for a buffer of this size, or gives back.
 func (b *buffer) charge(size int) bool {
-	if b.budget == nil {
-		return true
-	}
-	cost := max(0, int64(size-max(b.base, maxRead)))
-	switch more := cost - b.charged; {
-	case more > 0 && !b.budget.Acquire(more):
-		return false
-	case more < 0:
-		b.budget.Release(-more)
-	}
-	b.charged = cost
-	return true
+	return b.account == nil || b.account.hold(int64(max(0, size-b.free())))
 }
+
+// free is the size that costs nothing.
+func (b *buffer) free() int { return max(b.base, maxRead) }
 
 // drop consumes everything.
 func (b *buffer) drop() {
@@ -151,13 +151,10 @@ func (b *buffer) drop() {
 	b.pos, b.from, b.cr = b.stop, b.stop, b.stop
 }
 
-// free gives the memory back.
-func (b *buffer) free() {
+// discard gives the memory back.
+func (b *buffer) discard() {
 	b.drop()
 	b.buf = nil
 	b.pos, b.from, b.cr, b.stop, b.high = 0, 0, 0, 0, 0
-	if b.charged > 0 {
-		b.budget.Release(b.charged)
-		b.charged = 0
-	}
+	b.charge(0)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"runtime"
 	"time"
 	"unicode/utf8"
 )
@@ -55,6 +56,7 @@ type Decoder struct {
 	typ   []byte // the event type buffer
 	id    []byte // the last event ID buffer, where hasID
 	hasID bool
+	fresh bool // nothing of it is consumed yet
 	// Of a block that is too large: why, and its first bytes. Its data is dropped.
 	tooLarge error
 	first    string
@@ -63,6 +65,7 @@ type Decoder struct {
 	retry    time.Duration
 	hasRetry bool
 	hasBlank bool   // there has been a blank line
+	guarded  bool   // the garbage collector will settle the account
 	repaired []byte // the data of an event that was not UTF-8
 }
 
@@ -71,7 +74,7 @@ func NewDecoder(r io.Reader, o Options) *Decoder {
 	if o.MaxEvent <= 0 {
 		o.MaxEvent = defaultMaxEvent
 	}
-	return &Decoder{r: r, o: o, last: []byte(o.LastEventID), buffer: newBuffer(o)}
+	return &Decoder{r: r, o: o, buffer: newBuffer(o), last: []byte(o.LastEventID), fresh: true}
 }
 
 // Next puts the next event into ev. It calls Read only when no complete event
@@ -131,18 +134,23 @@ func (d *Decoder) scan(ev *Event) bool {
 				d.from = d.pos
 			}
 		}
+		if d.fresh && d.pos < len(buf) {
+			if d.cr == len(buf) && d.whole(ev) {
+				return true
+			}
+			d.fresh = false
+		}
 		// Lines end with LF, CR LF or CR. No CR lies before d.cr.
-		i := bytes.IndexByte(buf[d.from:d.cr], '\n')
-		if i >= 0 {
-			i += d.from
-		} else if i = d.cr; i < len(buf) {
+		i := d.from + bytes.IndexByte(buf[d.from:d.cr], '\n')
+		if i < d.from {
+			if i = d.cr; i == len(buf) {
+				d.from = i
+				return false
+			}
 			// A CR ends the line at once: the LF it may belong with can be
 			// long in coming.
 			d.skipLF = true
 			d.findCR(i + 1)
-		} else {
-			d.from = len(buf)
-			return false
 		}
 		line := buf[d.pos:i]
 		d.pos = i + 1
@@ -150,39 +158,100 @@ func (d *Decoder) scan(ev *Event) bool {
 		if len(line) > 0 {
 			d.field(line)
 			d.cut = 0
-			continue
-		}
-		if d.dispatch(ev) {
+		} else if d.dispatch(ev) {
 			return true
 		}
 	}
 }
 
+// whole is scan for what most events are: a block that lies in the buffer to
+// its blank line, small, with one data line, perhaps an id and a type, without
+// CR or NUL. It takes the event, or changes nothing. (It makes the difference
+// between 20 and 28 million events a second.)
+func (d *Decoder) whole(ev *Event) bool {
+	b, p := d.buf[:d.stop], d.pos
+	var id, typ, data []byte
+	for {
+		if p < len(b) && b[p] == '\n' {
+			break
+		}
+		if p+len("event:") >= len(b) {
+			return false
+		}
+		switch {
+		case b[p] == 'd' && data == nil && string(b[p:p+5]) == "data:":
+			if p += 5; b[p] == ' ' {
+				p++
+			}
+			n := bytes.IndexByte(b[p:], '\n')
+			if n < 0 {
+				return false
+			}
+			data = b[p : p+n : p+n]
+			p += n + 1
+		case b[p] == 'i' && string(b[p:p+3]) == "id:":
+			if p += 3; b[p] == ' ' {
+				p++
+			}
+			n := nearLF(b[p:])
+			if n < 0 {
+				return false
+			}
+			id = b[p : p+n]
+			p += n + 1
+		case b[p] == 'e' && string(b[p:p+6]) == "event:":
+			if p += 6; b[p] == ' ' {
+				p++
+			}
+			n := nearLF(b[p:])
+			if n < 0 {
+				return false
+			}
+			typ = b[p : p+n : p+n]
+			p += n + 1
+		default:
+			return false
+		}
+	}
+	switch block := b[d.pos:p]; {
+	case data == nil, int64(len(block)) > min(maxField, d.o.MaxEvent):
+		return false
+	case d.pos < d.high && !utf8.Valid(block):
+		return false
+	}
+	d.pos, d.from = p+1, p+1
+	d.block = d.offset()
+	d.hasBlank = true
+	if id != nil {
+		d.last = append(d.last[:0], id...)
+	}
+	if len(typ) == 0 {
+		typ = message
+	}
+	ev.ID, ev.HasID, ev.Type, ev.Data, ev.Time = d.last, id != nil, typ, data, d.time
+	d.stats.Events++
+	return true
+}
+
 // field interprets a line that is not blank.
 func (d *Decoder) field(line []byte) {
-	// The value's first byte decides about the space; names are exact.
-	switch {
-	case len(line) >= 5 && string(line[:5]) == "data:":
-		d.dataLine(line, 5)
-	case len(line) >= 3 && string(line[:3]) == "id:":
-		d.idLine(line, 3)
-	case len(line) >= 6 && string(line[:6]) == "event:":
-		d.typeLine(line, 6)
-	case line[0] == ':':
+	if line[0] == ':' {
 		d.stats.Comments++
 		if d.o.OnComment != nil {
 			d.o.OnComment(line[1:min(len(line), maxIgnored)])
 		}
-	case len(line) >= 6 && string(line[:6]) == "retry:":
-		d.retryLine(line, 6)
-	case string(line) == "data":
-		d.dataLine(line, 4)
-	case string(line) == "id":
-		d.idLine(line, 2)
-	case string(line) == "event":
-		d.typeLine(line, 5)
-	case string(line) == "retry":
-		d.retryLine(line, 5)
+		return
+	}
+	// Names are exact; a line without a colon is all name.
+	switch {
+	case len(line) > 4 && string(line[:5]) == "data:" || string(line) == "data":
+		d.dataLine(line)
+	case len(line) > 2 && string(line[:3]) == "id:" || string(line) == "id":
+		d.idLine(line)
+	case len(line) > 5 && string(line[:6]) == "event:" || string(line) == "event":
+		d.typeLine(line)
+	case len(line) > 5 && string(line[:6]) == "retry:" || string(line) == "retry":
+		d.retryLine(line)
 	default:
 		d.odd(Oddity{Kind: UnknownField, Size: int64(len(line)) + d.cut}, line)
 	}
@@ -198,14 +267,14 @@ func value(line []byte, name int) []byte {
 	return v
 }
 
-func (d *Decoder) dataLine(line []byte, name int) {
+func (d *Decoder) dataLine(line []byte) {
 	if int64(d.dataEnd-d.data)+int64(len(line)) > d.o.MaxEvent {
 		d.exceed(ErrMaxEvent, line)
 	}
 	if d.tooLarge != nil {
 		return
 	}
-	d.addData(value(line, name), d.pos-1)
+	d.addData(value(line, len("data:")), d.pos-1)
 	if d.lines == noBlankLines && !d.hasBlank {
 		d.odd(Oddity{Kind: NoBlankLine, Size: d.offset() - d.block}, d.buf[d.data:d.dataEnd])
 	}
@@ -224,11 +293,11 @@ func (d *Decoder) addData(v []byte, end int) {
 	d.dataEnd += 1 + copy(d.buf[d.dataEnd+1:], v)
 }
 
-func (d *Decoder) idLine(line []byte, name int) {
+func (d *Decoder) idLine(line []byte) {
 	if !d.short(line) {
 		return
 	}
-	v := value(line, name)
+	v := value(line, len("id:"))
 	if bytes.IndexByte(v, 0) >= 0 {
 		d.odd(Oddity{Kind: NULInID, Size: int64(len(line))}, line)
 		return
@@ -237,18 +306,18 @@ func (d *Decoder) idLine(line []byte, name int) {
 	d.hasID = true
 }
 
-func (d *Decoder) typeLine(line []byte, name int) {
+func (d *Decoder) typeLine(line []byte) {
 	if d.short(line) {
-		d.typ = d.text(d.typ[:0], value(line, name))
+		d.typ = d.text(d.typ[:0], value(line, len("event:")))
 	}
 }
 
-func (d *Decoder) retryLine(line []byte, name int) {
+func (d *Decoder) retryLine(line []byte) {
 	if !d.short(line) {
 		return
 	}
 	const most = math.MaxInt64 / int64(time.Millisecond)
-	v := value(line, name)
+	v := value(line, len("retry:"))
 	var ms int64
 	for _, c := range v {
 		if c < '0' || c > '9' {
@@ -270,6 +339,7 @@ func (d *Decoder) retryLine(line []byte, name int) {
 func (d *Decoder) short(line []byte) bool {
 	if int64(len(line)) > min(maxField, d.o.MaxEvent) {
 		d.exceed(ErrMaxEvent, line)
+		return false
 	}
 	return d.tooLarge == nil || d.o.OnTooLarge == Skip && len(line) <= maxIgnored
 }
@@ -328,6 +398,7 @@ func (d *Decoder) clear() {
 	d.typ = d.typ[:0]
 	d.hasID = false
 	d.tooLarge = nil
+	d.fresh = true
 }
 
 // offset is where pos is in the stream.
@@ -352,7 +423,7 @@ func (d *Decoder) exceed(reason error, line []byte) {
 	}
 	b := d.buf[d.data:d.dataEnd]
 	if len(b) == 0 {
-		b = line
+		b = bytes.TrimPrefix(bytes.TrimPrefix(line, []byte("data:")), []byte(" "))
 	}
 	d.tooLarge = reason
 	d.first = string(b[:min(len(b), maxFirst)])
@@ -361,6 +432,7 @@ func (d *Decoder) exceed(reason error, line []byte) {
 		d.drop()
 	}
 	d.data, d.dataEnd, d.lines = 0, 0, 0
+	d.shrink = true
 }
 
 // bound keeps the unfinished line within the limits, before more is read.
@@ -388,6 +460,9 @@ func (d *Decoder) bound() {
 
 // fill makes room and reads once.
 func (d *Decoder) fill() {
+	if cap(d.repaired) > maxRead {
+		d.repaired = nil
+	}
 	if !d.room() {
 		d.exceed(ErrBudget, d.buf[d.pos:d.stop])
 		d.bound()
@@ -395,6 +470,10 @@ func (d *Decoder) fill() {
 			return
 		}
 		d.room() // no need to grow any more
+	}
+	if d.account != nil && !d.guarded && d.account.held.Load() > 0 {
+		d.guarded = true
+		runtime.AddCleanup(d, (*account).drop, d.account)
 	}
 	for range 100 {
 		n, err := d.r.Read(d.buf[d.stop:])
@@ -453,7 +532,7 @@ func (d *Decoder) end() {
 			d.left.ID = d.id
 		}
 	}
-	d.free()
+	d.discard()
 }
 
 // oddEnd reports what was lost at the end.

@@ -63,6 +63,7 @@ var cases = []struct {
 	{"mixed ends", "data: a\r\ndata: b\rdata: c\n\r\ndata: d\n\r\r\ndata: e\r\n\n", []event{{"", "message", "a\nb\nc"}, {"", "message", "d"}, {"", "message", "e"}}},
 	{"LF CR is two ends", "data: a\n\rdata: b\n\r", []event{{"", "message", "a"}, {"", "message", "b"}}},
 	{"CR CRLF", "data: a\r\r\ndata: b\r\r\n", []event{{"", "message", "a"}, {"", "message", "b"}}},
+	{"CR, then LF in one block", "data: a\n\nid: 1\rx\ndata: b\n\nid:\rdata: c\n\n", []event{{"", "message", "a"}, {"1", "message", "b"}, {"", "message", "c"}}},
 	{"no other ends", "data: a\vb\fc\u0085d\u2028e\u2029f\n\n", []event{{"", "message", "a\vb\fc\u0085d\u2028e\u2029f"}}},
 	{"BOM", "\uFEFFdata: a\n\n", []event{{"", "message", "a"}}},
 	{"two BOMs", "\uFEFF\uFEFFdata: a\n\ndata: b\n\n", []event{{"", "message", "b"}}},
@@ -98,7 +99,7 @@ func run(t testing.TB, r io.Reader, o Options) (outcome, Stats, error) {
 	t.Helper()
 	out := outcome{Retry: -1}
 	var odd [kinds]int64
-	o.OnComment = func(text []byte) { out.Comments = append(out.Comments, string(text)) }
+	o.OnComment = func(text []byte) { out.Comments = append(out.Comments, refUTF8(string(text))) }
 	o.OnID = func(id []byte) { out.IDs = append(out.IDs, string(id)) }
 	o.OnOddity = func(o Oddity) { odd[o.Kind]++ }
 	d := NewDecoder(r, o)
@@ -111,6 +112,7 @@ func run(t testing.TB, r io.Reader, o Options) (outcome, Stats, error) {
 				t.Errorf("LastEventID %q after an event with the id %q", got, ev.ID)
 			}
 			out.Events = append(out.Events, event{string(ev.ID), string(ev.Type), string(ev.Data)})
+			out.Own = append(out.Own, ev.HasID)
 			continue
 		}
 		if again := d.Next(&ev); again != err {

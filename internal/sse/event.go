@@ -38,7 +38,9 @@ const (
 type Options struct {
 	// MaxEvent bounds one unfinished event, in bytes: the data collected so
 	// far and the line being read. 0 means 16 MiB. An id, event or retry line
-	// is bounded to 64 KiB besides.
+	// is bounded to 64 KiB besides. Comments and lines that mean nothing take
+	// no memory and have no bound. (An event that is not UTF-8 takes up to
+	// three times its size more, until the next Read.)
 	MaxEvent int64
 	// OnTooLarge applies to an event that exceeds MaxEvent or finds Budget
 	// exhausted.
@@ -47,7 +49,7 @@ type Options struct {
 	// nil means no such bound.
 	Budget *Budget
 	// Buffer is the size of the read buffer to begin with, in bytes; it grows
-	// to 32 KiB under load and shrinks back. 0 means 1 KiB.
+	// to 16 KiB under load and shrinks back. 0 means 1 KiB.
 	Buffer int
 	// LastEventID is the id in force before the first byte: the one that the
 	// connection resumes from.

@@ -9,6 +9,7 @@ import (
 // outcome is everything that the bytes of a stream determine.
 type outcome struct {
 	Events   []event
+	Own      []bool // Event.HasID
 	LastID   string
 	Retry    int64 // milliseconds, -1 if never set
 	Comments []string
@@ -82,6 +83,7 @@ func refDecode(in string, lastID string) outcome {
 					t = "message"
 				}
 				o.Events = append(o.Events, event{o.LastID, t, strings.TrimSuffix(data, "\n")})
+				o.Own = append(o.Own, hasID)
 			case typ != "":
 				o.Odd[NoData]++
 			}
