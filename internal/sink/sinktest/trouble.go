@@ -149,13 +149,13 @@ func testConcurrentWriters(t *testing.T, h Harness) {
 func testCancelAnywhere(t *testing.T, h Harness) {
 	address := h.Make(t)
 	s := prices.opened(t, h, address, "records", 0)
-	const size = 400
+	const size = 200
 	start := time.Now()
 	prices.write(t, s, 0, size)
 	long := time.Since(start)
 	random := rand.New(rand.NewPCG(3, 4))
 	n := size
-	for range 40 {
+	for range 30 {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(random.Int64N(int64(long))))
 		err := s.Write(ctx, prices.batch(n, n+size))
 		cancel()

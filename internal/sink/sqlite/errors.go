@@ -33,7 +33,7 @@ var remedies = map[int]string{
 	lib.SQLITE_CANTOPEN:  "it cannot be opened: see that it is a file, and that this user may write to it and to its directory",
 	lib.SQLITE_NOTADB:    "it is not a SQLite database: choose another file",
 	lib.SQLITE_CORRUPT:   "it is damaged: restore it from a copy, or choose another file (`PRAGMA integrity_check` tells more)",
-	lib.SQLITE_IOERR:     "reading or writing it failed: look at the disk and at the system's log",
+	lib.SQLITE_IOERR:     "reading or writing it failed: make room if the disk is full, else look at the disk and at the system's log",
 	lib.SQLITE_NOMEM:     "there is not enough memory",
 	lib.SQLITE_INTERRUPT: "interrupted",
 }

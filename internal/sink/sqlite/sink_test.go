@@ -174,6 +174,9 @@ func TestOnlyTheFileRemains(t *testing.T) {
 		if err := write(a, 0, record(1)); err != nil {
 			t.Fatal(err)
 		}
+		if _, err := a.Open(t.Context(), info); err != nil { // leaves no first connection behind
+			t.Fatal(err)
+		}
 		if err := errors.Join(a.Close(), b.Close()); err != nil {
 			t.Fatal(err)
 		}
