@@ -79,7 +79,7 @@ func readConnect(r io.Reader) (*connectAnswer, error) {
 			return nil, fmt.Errorf("read the answer to CONNECT: %w", head.err)
 		case err != nil:
 			return nil, errNotHTTP
-		case resp.StatusCode == http.StatusSwitchingProtocols:
+		case resp.StatusCode < 100 || resp.StatusCode == http.StatusSwitchingProtocols:
 			return nil, errNotHTTP
 		case resp.StatusCode/100 == 1:
 			continue // an interim answer; their number is bounded by the head's size

@@ -27,7 +27,7 @@ func FuzzReadConnect(f *testing.F) {
 	for _, s := range []string{
 		"", "HTTP/1.1 200 OK\r\n\r\nearly", "HTTP/1.0 200 Connection established\r\n\r\n", "HTTP/1.1 407 No\r\nContent-Length: 3\r\n\r\nabc",
 		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n\x00\x01", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-		"HTTP/1.1 101 Switching Protocols\r\n\r\n", "HTTP/1.1 999 \r\n\r\n", "HTTP/1.1 502 Bad\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "SSH-2.0\r\n",
+		"HTTP/1.1 101 Switching Protocols\r\n\r\n", "HTTP/1.1 999 \r\n\r\n", "HTTP/1.1 000 \r\n\r\n", "HTTP/1.1 502 Bad\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "SSH-2.0\r\n",
 	} {
 		f.Add([]byte(s))
 	}

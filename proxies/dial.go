@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -36,29 +37,31 @@ func newDialer(c Config) *dialer {
 	return d
 }
 
-// splitAddr checks a destination before a slot is taken for it.
-func splitAddr(network, addr string) (host string, err error) {
+// checkAddr checks a destination before a slot is taken for it.
+func checkAddr(network, addr string) error {
 	switch network {
 	case "tcp", "tcp4", "tcp6":
 	default:
-		return "", fmt.Errorf("dial %s: network %q does not go through a proxy: use tcp", addr, network)
+		return fmt.Errorf("dial %s: network %q does not go through a proxy: use tcp", addr, network)
 	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return "", fmt.Errorf("dial: %w", err)
+		return fmt.Errorf("dial: %w", err)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return "", fmt.Errorf("dial %q: the port is not a number between 1 and 65535", addr)
+		return fmt.Errorf("dial %q: the port is not a number between 1 and 65535", addr)
 	}
 	if host == "" || len(host) > 253 { // RFC 1035, section 2.3.4, less the root's length byte and dot
-		return "", fmt.Errorf("dial %q: the host is empty or longer than a domain name can be", addr)
+		return fmt.Errorf("dial %q: the host is empty or longer than a domain name can be", addr)
 	}
-	for _, r := range host {
-		if r <= ' ' || r == 0x7f || r == '/' || r == '@' || r == '?' || r == '#' {
-			return "", fmt.Errorf("dial %q: the host holds a character that no host has", addr)
+	for _, r := range []byte(host) {
+		switch {
+		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', strings.IndexByte("-._:%", r) >= 0:
+		default:
+			return fmt.Errorf("dial %q: the host holds a character that no host has: write it in ASCII (xn--)", addr)
 		}
 	}
-	return host, nil
+	return nil
 }
 
 // dial opens a connection to addr through e. wrap is called once with the connection to the proxy as soon as it is there;

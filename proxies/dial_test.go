@@ -295,7 +295,7 @@ func TestReleaseEndsDialsAndTheLease(t *testing.T) {
 
 func TestBadDestinationsTakeNoSlot(t *testing.T) {
 	l := lease(t, newPool(t, Config{Exits: []Exit{{}}}), Request{})
-	for _, addr := range []string{"", "host", "host:0", "host:99999", "host:http", ":80", "a b:80", "a\r\nX: y:80", "u@h:80", strings.Repeat("a", 254) + ":80"} {
+	for _, addr := range []string{"", "host", "host:0", "host:99999", "host:http", ":80", "a b:80", "ä.example:80", `a\"b:80`, "a\r\nX: y:80", "u@h:80", strings.Repeat("a", 254) + ":80"} {
 		if _, err := l.DialContext(t.Context(), "tcp", addr); err == nil {
 			t.Errorf("%q was dialled", addr)
 		}

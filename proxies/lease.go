@@ -20,7 +20,8 @@ type Request struct {
 	Fallback Kind
 	// Target is the host the lease is for. An exit that a target has refused rests for that target only.
 	Target string
-	// Prefer is the name of an exit to take whenever it may be used, full or not: the one a credential is bound to.
+	// Prefer is the name of an exit to take whenever it is of the kind in question and may be used, full or not: the one a
+	// credential is bound to.
 	Prefer string
 	// Avoid are names of exits to take only when no other may be used: the one a stream has just left.
 	Avoid []string
@@ -105,7 +106,7 @@ func (l *Lease) Expires() time.Time { return l.expires }
 //
 // The error is a *WaitError (no slot came), a *DialError, wraps ErrLeaseEnded, or is ctx's own.
 func (l *Lease) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	if _, err := splitAddr(network, addr); err != nil {
+	if err := checkAddr(network, addr); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
