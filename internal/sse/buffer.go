@@ -32,7 +32,7 @@ type buffer struct {
 	full       bool // the last Read took all the room
 	peak       int  // the most that was in use in the present window
 	rounds     int
-	shrink     bool // the event it grew for is given up
+	shrink     bool     // the event it grew for is given up
 	account    *account // nil without a budget
 }
 

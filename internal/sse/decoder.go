@@ -117,10 +117,10 @@ func (d *Decoder) Stats() Stats { return d.stats }
 // Close gives the buffers and what they hold of the budget back; Next does so
 // itself when it returns an error. It does not close the reader.
 func (d *Decoder) Close() {
-	if d.err == nil {
+	if !d.ended {
 		d.err = ErrClosed
+		d.end()
 	}
-	d.end()
 }
 
 // scan consumes the complete lines in the buffer until one dispatches an event.
@@ -138,7 +138,7 @@ func (d *Decoder) scan(ev *Event) bool {
 			if d.cr == len(buf) && d.whole(ev) {
 				return true
 			}
-			d.fresh = false
+			d.fresh = false // not tried again: the cuts of the input must not cost
 		}
 		// Lines end with LF, CR LF or CR. No CR lies before d.cr.
 		i := d.from + bytes.IndexByte(buf[d.from:d.cr], '\n')
@@ -166,8 +166,8 @@ func (d *Decoder) scan(ev *Event) bool {
 
 // whole is scan for what most events are: a block that lies in the buffer to
 // its blank line, small, with one data line, perhaps an id and a type, without
-// CR or NUL. It takes the event, or changes nothing. (It makes the difference
-// between 20 and 28 million events a second.)
+// CR, or NUL in an id. It takes the event, or changes nothing. The lines' way would
+// do the same in half as much time again.
 func (d *Decoder) whole(ev *Event) bool {
 	b, p := d.buf[:d.stop], d.pos
 	var id, typ, data []byte
@@ -341,7 +341,7 @@ func (d *Decoder) short(line []byte) bool {
 		d.exceed(ErrMaxEvent, line)
 		return false
 	}
-	return d.tooLarge == nil || d.o.OnTooLarge == Skip && len(line) <= maxIgnored
+	return d.tooLarge == nil || len(line) <= maxIgnored
 }
 
 // text appends v to dst, as UTF-8.
@@ -508,9 +508,6 @@ func (d *Decoder) skipBOM() {
 
 // end keeps what is left over and gives the memory back.
 func (d *Decoder) end() {
-	if d.ended {
-		return
-	}
 	d.ended = true
 	part := d.buf[d.pos:d.stop]
 	if len(part) > 0 || d.lines > 0 || d.hasID || len(d.typ) > 0 || d.tooLarge != nil {
