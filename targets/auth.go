@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/holdline/scrape/auth"
 )
@@ -55,6 +56,22 @@ type Browser struct {
 	Headers map[string]auth.Secret `yaml:"headers" late:"storage,cookie"`
 }
 
+// Templates returns the headers, secrets and all, with each reference to what
+// the login leaves behind as ref writes it; kind is "storage" or "cookie".
+func (b *Browser) Templates(ref func(kind, name string) string) map[string]string {
+	templates := make(map[string]string, len(b.Headers))
+	for header, value := range b.Headers {
+		var t strings.Builder
+		rest := value.Reveal()
+		for r, ok := findReference(rest); ok; r, ok = findReference(rest) {
+			t.WriteString(rest[:r.start] + ref(r.kind, r.name))
+			rest = rest[r.end:]
+		}
+		templates[header] = t.String() + rest
+	}
+	return templates
+}
+
 func (b *Browser) check(s *section) {
 	switch {
 	case s.good("steps") && len(b.Steps) == 0:
@@ -70,20 +87,23 @@ func (b *Browser) check(s *section) {
 type Step struct {
 	// Open the page at this address.
 	Open string `yaml:"open"`
-	// Fill `value` into the field that this selector finds.
+	// Fill `value` into the field that this selector finds. Selectors are
+	// Playwright's: CSS, text=…, XPath.
 	Fill string `yaml:"fill"`
-	// What to fill in.
+	// What a `fill` step fills in, and the key, such as Enter, that a `press`
+	// step presses.
 	Value auth.Secret `yaml:"value"`
 	// Click what this selector finds.
 	Click string `yaml:"click"`
-	// Press a key, such as Enter.
+	// Press the key `value` on what this selector finds.
 	Press string `yaml:"press"`
 	// Wait until something is there.
 	Wait *Wait `yaml:"wait"`
 	// How long the step may take.
-	Timeout Duration `yaml:"timeout" default:"30s" min:"1ms"`
-	// A selector of what the page shows when it refuses the login, such as
-	// its message about a wrong password: the login then fails at once.
+	Timeout Duration `yaml:"timeout" default:"20s" min:"1ms"`
+	// A selector of what the page shows when it refuses the login, such as its
+	// message about a wrong password. From this step on, the login fails at
+	// once when that can be seen.
 	FailOn string `yaml:"fail_on"`
 }
 
@@ -103,9 +123,13 @@ func (st *Step) check(s *section) {
 	}
 	switch {
 	case s.has("fill") && !s.has("value"):
-		s.wrong("fill", "\"value\" is missing"+in(s.path), "say what to fill in, as in value: ${env:PASSWORD}")
-	case s.has("value") && !s.has("fill"):
-		s.wrong("value", "\"value\" belongs to a fill step", "name the field: fill: \"#password\"")
+		s.wrong("fill", `"value" is missing`+in(s.path), "say what to fill in, as in value: ${env:PASSWORD}")
+	case s.has("press") && !s.has("value"):
+		s.wrong("press", `"value" is missing`+in(s.path), "name the key, as in value: Enter")
+	case s.has("value") && !s.has("fill") && !s.has("press"):
+		s.wrong("value", `"value" belongs to a fill or a press step`, `name the field, as in fill: "#password"`)
+	case s.good("value") && st.Value.IsZero():
+		s.wrong("value", `"value" is empty`, "")
 	}
 }
 
@@ -115,8 +139,7 @@ type Wait struct {
 	Cookie string `yaml:"cookie"`
 	// Something visible that this selector finds.
 	Selector string `yaml:"selector"`
-	// An address of the page: the whole address, or a pattern in which *
-	// stands for anything but a slash and ** for anything.
+	// An address of the page, the whole of it; * stands for anything.
 	URL string `yaml:"url"`
 	// A value of the page's localStorage or sessionStorage under this key.
 	Storage string `yaml:"storage"`

@@ -180,6 +180,9 @@ func (f *File) callPlugin(s *section) {
 		return d.decodeInto(f.Options.node, into, f.Options.path)
 	})
 	f.Target = target
+	for i := range f.Streams {
+		f.Streams[i].section = nil // Problem is for the plugin alone
+	}
 	// A plugin that is given a file with problems may have more of its own.
 	if err != nil && len(d.problems) == 0 {
 		at := "plugin"

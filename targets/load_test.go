@@ -72,6 +72,7 @@ var testEnv = map[string]string{
 	"PROXY":     "http://s3cret-user:s3cret-proxy@127.0.0.1:8701",
 	"BAD_PROXY": "gopher://s3cret-user:s3cret-proxy@127.0.0.1:8701",
 	"NEWLINE":   "s3cret\nnewline",
+	"DOLLAR":    "s3cret${x}",
 	"EMPTY":     "",
 }
 
@@ -199,7 +200,7 @@ streams:
 auth:
   browser:
     steps: [{open: http://127.0.0.1/}]
-    headers: {Authorization: "${env:PASSWORD} ${storage:token} ${cookie:c}"}
+    headers: {Authorization: "${env:PASSWORD} ${storage:token} ${cookie:c}!"}
 `
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -216,8 +217,12 @@ auth:
 			t.Errorf("%s is %q, want %q", name, got, value)
 		}
 	}
-	if got := f.Auth.Browser.Headers["Authorization"].Reveal(); got != testEnv["PASSWORD"]+" ${storage:token} ${cookie:c}" {
+	if got := f.Auth.Browser.Headers["Authorization"].Reveal(); got != testEnv["PASSWORD"]+" ${storage:token} ${cookie:c}!" {
 		t.Errorf("Authorization is %q", got)
+	}
+	templates := f.Auth.Browser.Templates(func(kind, name string) string { return "<" + kind + " " + name + ">" })
+	if got := templates["Authorization"]; got != testEnv["PASSWORD"]+" <storage token> <cookie c>!" {
+		t.Errorf("the template is %q", got)
 	}
 	if f.Auth.BoundTo != "exit" {
 		t.Errorf("a browser's credential is bound to %s", f.Auth.BoundTo)
@@ -336,7 +341,7 @@ func TestFilesThatAreNone(t *testing.T) {
 	if err := os.Truncate(huge, 100<<20); err != nil {
 		t.Fatal(err)
 	}
-	deep := strings.Repeat("[", 3000)
+	deep, full := strings.Repeat("[", 100), int(maxFile)
 	bomb := "a: &a {x: y}\n"
 	for c := 'b'; c < 'j'; c++ {
 		p := string(c - 1)
@@ -352,11 +357,15 @@ func TestFilesThatAreNone(t *testing.T) {
 		write("latin.yaml", "name: \xe4\n"): ": is not text in UTF-8",
 		write("list.yaml", "- a\n"):         ":1:1: the file is a list; want a mapping with keys such as name, ",
 		write("text.yaml", "hello"):         ":1:1: the file is text; want a mapping",
-		write("two.yaml", oneStream+"---\nname: b\n"):           ":3:1: a second document begins here; write one file for each",
-		write("broken.yaml", "name: [s3cret\n"):                 ":1:7: is not YAML: ",
-		write("deep.yaml", deep+strings.Repeat("]", len(deep))): "nested more than 64 deep",
-		write("self.yaml", "streams: &s [*s]\n"):                "no anchor &s stands before this alias",
-		write("bomb.yaml", bomb):                                "aliases make this file longer than",
+		write("two.yaml", oneStream+"---\nname: b\n"):             ":3:1: a second document begins here; write one file for each",
+		write("broken.yaml", "name: [s3cret\n"):                   ":1:7: is not YAML: ",
+		write("deep.yaml", deep+strings.Repeat("]", len(deep))):   "nested more than 64 deep",
+		write("brackets.yaml", strings.Repeat("[", full)):         ":1:1: lists and mappings are nested too deep here",
+		write("braces.yaml", "\n"+strings.Repeat("{a: ", full/8)): ":2:1: lists and mappings are nested too deep here",
+		write("dashes.yaml", strings.Repeat("- ", full/2)):        ":1:1: lists and mappings are nested too deep here",
+		write("questions.yaml", strings.Repeat("?\t", full/2)):    ":1:1: lists and mappings are nested too deep here",
+		write("self.yaml", "streams: &s [*s]\n"):                  "no anchor &s stands before this alias",
+		write("bomb.yaml", bomb):                                  "aliases make this file longer than",
 	} {
 		_, err := Load(path, testOptions(t))
 		problems, ok := errors.AsType[Problems](err)

@@ -53,6 +53,10 @@ func findReference(text string) (r reference, ok bool) {
 // false when a reference led nowhere, which has been reported.
 func (d *decoder) expand(n ast.Node, text, path string, late []string, encode func(secret, rest string) string) (value string, ok bool) {
 	ok = true
+	if len(late) > 0 && strings.Contains(text, "$${") {
+		d.problem(n, path, base(path)+": there can be no plain ${ here", "remove the $${")
+		return "", false
+	}
 	var b strings.Builder
 	for rest := text; ; {
 		r, found := findReference(rest)
@@ -72,6 +76,10 @@ func (d *decoder) expand(n ast.Node, text, path string, late []string, encode fu
 			d.problem(n, path, fmt.Sprintf("%s: %s", base(path), message), remedy)
 			ok = false
 			continue
+		}
+		if len(late) > 0 && strings.Contains(secret, "${") {
+			d.problem(n, path, base(path)+": the secret of a reference holds a ${, which would be taken for another reference", "such a secret cannot be sent in this header")
+			ok = false
 		}
 		d.secrets = append(d.secrets, secret)
 		if encode != nil {

@@ -45,6 +45,10 @@ func (d *decoder) parse(text []byte) ast.Node {
 		return nil
 	}
 	text = []byte(strings.TrimPrefix(string(text), "\ufeff"))
+	if line := deepLine(text); line > 0 {
+		d.at(&token.Position{Line: line, Column: 1}, "", "lists and mappings are nested too deep here", "close a bracket or a quotation mark that is still open")
+		return nil
+	}
 	file, err := parseYAML(text)
 	if err != nil {
 		// The library's full text quotes the lines around the place, and with
@@ -76,6 +80,33 @@ func (d *decoder) parse(text []byte) ast.Node {
 		return nil
 	}
 	return body
+}
+
+// deepLine returns a line at which so many brackets are open, or so many list
+// entries begin, that no person can have written it, or 0. The parser's time
+// and memory grow with the square of the depth, beyond all measure.
+func deepLine(text []byte) int {
+	const most = 500
+	line, open, entries := 1, 0, 0
+	for i, c := range text {
+		switch c {
+		case '\n':
+			line++
+			entries = 0
+		case '[', '{':
+			open++
+		case ']', '}':
+			open = max(0, open-1)
+		case ' ', '\t':
+			if i > 0 && (text[i-1] == '-' || text[i-1] == '?') {
+				entries++
+			}
+		}
+		if open > most || entries > most {
+			return line
+		}
+	}
+	return 0
 }
 
 // parseYAML shields the program from the parser, which reads foreign bytes and

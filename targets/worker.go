@@ -76,7 +76,11 @@ type Journal struct {
 	// Its directory. Without this key it lies in the data directory.
 	Dir Path `yaml:"dir"`
 	// How long events are kept that all sinks have.
-	Retain Duration `yaml:"retain" default:"24h"`
+	Retain Duration `yaml:"retain" default:"24h" min:"1s"`
 	// How many bytes of them are kept.
 	RetainBytes Size `yaml:"retain_bytes" default:"10GiB" min:"1"`
+	// When an event counts as kept. `always`: once it is on the disk; a power
+	// cut loses nothing. `every_second`: once the operating system has it; a
+	// crash of the program loses nothing, a power cut loses the last second.
+	Durability string `yaml:"durability" default:"always" enum:"always,every_second"`
 }
