@@ -44,6 +44,12 @@ func serverTLS(t *testing.T, protos ...string) (server, client *tls.Config) {
 func TestDialThroughEveryKindOfProxy(t *testing.T) {
 	target := echo(t)
 	server, client := serverTLS(t, "h2", "http/1.1")
+	server.VerifyConnection = func(cs tls.ConnectionState) error {
+		if cs.NegotiatedProtocol != "http/1.1" {
+			return fmt.Errorf("negotiated %q", cs.NegotiatedProtocol)
+		}
+		return nil
+	}
 	secret := func() *proxyServer { return &proxyServer{user: "us@er", password: odd} }
 	for name, exit := range map[string]Exit{
 		"direct":         {},
@@ -159,6 +165,7 @@ func TestFailuresAreFoundInTheirLayer(t *testing.T) {
 		layer  string
 		status int
 		retry  time.Duration
+		says   string
 	}{
 		{name: "wrong password", exit: at("http", connectProxy(t, guarded(), nil).server, "name@x", odd), layer: LayerAuth, status: 407},
 		{name: "wrong password, tinyproxy", exit: at("http", connectProxy(t, &proxyServer{user: "o", password: "o", status: 401}, nil).server, "name@x", odd), layer: LayerAuth, status: 401},
@@ -184,11 +191,11 @@ func TestFailuresAreFoundInTheirLayer(t *testing.T) {
 		{name: "proxy down", exit: at("http", closed, "name@x", odd), layer: LayerExit},
 		{name: "socks proxy down", exit: at("socks5", closed, "name@x", odd), layer: LayerExit},
 		{name: "closed at once", exit: at("http", raw(""), "name@x", odd), layer: LayerExit},
-		{name: "half an answer", exit: at("http", raw("HTTP/1.1 200 Conn"), "name@x", odd), layer: LayerExit},
-		{name: "not HTTP", exit: at("http", raw("SSH-2.0-OpenSSH name@x "+odd+"\r\n"), "name@x", odd), layer: LayerExit},
-		{name: "endless head", exit: at("http", raw("HTTP/1.1 200 OK\r\nX: "+strings.Repeat("x", 1<<20)), "", ""), layer: LayerExit},
-		{name: "socks is HTTP", exit: at("socks5", raw("HTTP/1.1 400 Bad Request\r\n\r\n"), "name@x", odd), layer: LayerExit},
-		{name: "unknown certificate", exit: at("https", connectProxy(t, &proxyServer{}, server).server, "name@x", odd), layer: LayerExit},
+		{name: "half an answer", exit: at("http", raw("HTTP/1.1 200 Conn"), "name@x", odd), layer: LayerExit, says: "closed the connection"},
+		{name: "not HTTP", exit: at("http", raw("SSH-2.0-OpenSSH name@x "+odd+"\r\n"), "name@x", odd), layer: LayerExit, says: "is not HTTP"},
+		{name: "endless head", exit: at("http", raw("HTTP/1.1 200 OK\r\nX: "+strings.Repeat("x", 1<<20)), "", ""), layer: LayerExit, says: "longer than 65536 bytes"},
+		{name: "socks is HTTP", exit: at("socks5", raw("HTTP/1.1 400 Bad Request\r\n\r\n"), "name@x", odd), layer: LayerExit, says: "does not speak SOCKS5"},
+		{name: "unknown certificate", exit: at("https", connectProxy(t, &proxyServer{}, server).server, "name@x", odd), layer: LayerExit, says: "certificate"},
 		{name: "TLS to a plain proxy", exit: at("https", raw("HTTP/1.1 400 Bad Request\r\n\r\n"), "name@x", odd), layer: LayerExit},
 		{name: "direct target down", exit: Exit{}, layer: LayerTarget},
 	} {
@@ -208,6 +215,9 @@ func TestFailuresAreFoundInTheirLayer(t *testing.T) {
 			}
 			if derr.Layer() != c.layer || derr.Status != c.status || derr.RetryAfter() != c.retry || derr.Remedy() == "" || derr.ProxyFault() != (c.layer != LayerTarget) {
 				t.Errorf("layer %q, status %d, retry %v, remedy %q: %v", derr.Layer(), derr.Status, derr.RetryAfter(), derr.Remedy(), err)
+			}
+			if !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v does not say %q", err, c.says)
 			}
 			noSecrets(t, fmt.Sprintf("%v %+v %#v %v %s", err, err, derr.Exit, derr.Header, derr.Body))
 			if s := l.pool.Stats()[0]; s.Conns != 0 || s.LastError == "" {

@@ -180,39 +180,43 @@ func TestWaitErrorNamesTheHolders(t *testing.T) {
 	})
 }
 
-// TestSlotGivenToOneWhoLeftIsHandedOn cancels a waiter in the moment its slot comes free, both orders of the two.
+// TestSlotGivenToOneWhoLeftIsHandedOn serves a waiter after it was cancelled and before it could leave the line.
 func TestSlotGivenToOneWhoLeftIsHandedOn(t *testing.T) {
-	for range 200 {
-		synctest.Test(t, func(t *testing.T) {
-			exits := nExits(1)
-			exits[0].MaxConns = 1
-			p, _ := wired(t, Config{Exits: exits}, works)
-			c, err := lease(t, p, Request{}).DialContext(t.Context(), "tcp", "target.example:443")
-			if err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithCancel(t.Context())
-			go func() {
-				if c, err := lease(t, p, Request{Key: "leaves"}).DialContext(ctx, "tcp", "target.example:443"); err == nil {
-					c.Close()
-				}
-			}()
-			synctest.Wait()
-			stays := make(chan error, 1)
-			go func() { stays <- dialOnce(lease(t, p, Request{Key: "stays"})) }()
-			synctest.Wait()
-			go cancel()
-			go c.Close()
-			start := time.Now()
-			if err := <-stays; err != nil || time.Since(start) != 0 {
-				t.Fatalf("the slot was lost: %v after %v", err, time.Since(start))
-			}
-			synctest.Wait()
-			if s := p.Stats()[0]; s.Waiting != 0 || s.Conns != 0 {
-				t.Fatalf("left over: %+v", s)
-			}
-		})
-	}
+	synctest.Test(t, func(t *testing.T) {
+		exits := nExits(1)
+		exits[0].MaxConns = 1
+		p, _ := wired(t, Config{Exits: exits}, works)
+		holder := lease(t, p, Request{Key: "holder"})
+		if err := holder.wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		left, stays := make(chan error, 1), make(chan error, 1)
+		go func() { left <- lease(t, p, Request{Key: "leaves"}).wait(ctx) }()
+		synctest.Wait()
+		go func() { stays <- lease(t, p, Request{Key: "stays"}).wait(t.Context()) }()
+		synctest.Wait()
+
+		p.mu.Lock()
+		cancel() // wakes the waiter, which now wants the mutex
+		holder.exit.slots.put("holder")
+		p.serve(holder.exit, time.Now())
+		if n := holder.exit.slots.held["leaves"]; n != 1 {
+			t.Errorf("the waiter was not served: %v", holder.exit.slots.held)
+		}
+		p.unlock()
+
+		if err := <-left; !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+		start := time.Now()
+		if err := <-stays; err != nil || time.Since(start) != 0 {
+			t.Errorf("the slot was lost: %v after %v", err, time.Since(start))
+		}
+		if s := p.Stats()[0]; s.Waiting != 0 || s.Conns != 1 {
+			t.Errorf("left over: %+v", s)
+		}
+	})
 }
 
 // TestCancelledRequestsStayWithinTheCap has an http.Client that gives up while the proxy is still answering: the transport
