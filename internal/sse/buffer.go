@@ -64,9 +64,7 @@ func (b *buffer) add(n int) {
 	b.full = n == len(b.buf)-old
 	b.stop += n
 	b.peak = max(b.peak, b.stop)
-	if b.cr == old {
-		b.findCR(old)
-	}
+	b.findCR(old) // whoever reads has consumed the CRs before
 	if !isASCII(b.buf[old:b.stop]) {
 		b.high = b.stop
 	}

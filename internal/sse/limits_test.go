@@ -53,6 +53,15 @@ func TestOddities(t *testing.T) {
 	}
 }
 
+func TestOddityOfOneLine(t *testing.T) {
+	in := "{" + strings.Repeat("x", 3000) + "}\nerror: 1\n"
+	for _, r := range []io.Reader{strings.NewReader(in), iotest.OneByteReader(strings.NewReader(in))} {
+		if _, odd, _, _ := all(t, r, Options{}); len(odd) != 2 || odd[0].Size != 3002 || odd[1].Size != 8 {
+			t.Errorf("%+v, want one of 3002 and one of 8 bytes", odd)
+		}
+	}
+}
+
 func TestUnfinished(t *testing.T) {
 	for _, c := range []struct {
 		in   string
@@ -330,6 +339,40 @@ func TestBufferShrinks(t *testing.T) {
 		if most < maxRead {
 			t.Errorf("buffer of %d bytes at most: the test shows nothing", most)
 		}
+	}
+}
+
+// What a large event needed stays for the next one, while others do not need it.
+func TestBudgetTight(t *testing.T) {
+	large := "data: " + strings.Repeat("x", 1<<20) + "\n\n"
+	for _, c := range []struct {
+		budget int64
+		stays  bool
+	}{{3 << 20, false}, {8 << 20, true}} {
+		budget := NewBudget(c.budget)
+		d := NewDecoder(&pieces{large, "data: beat\n\n"}, Options{Budget: budget})
+		var ev Event
+		for range 2 {
+			if err := d.Next(&ev); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if stays := budget.Used() > 0; stays != c.stays {
+			t.Errorf("%d bytes of %d held after the next event", budget.Used(), c.budget)
+		}
+	}
+}
+
+func TestRepairedShrinks(t *testing.T) {
+	d := NewDecoder(&pieces{"data: " + strings.Repeat("\xFF", 100<<10) + "\n\n", "data: \xFF\n\n"}, Options{})
+	var ev Event
+	for _, want := range []int{300 << 10, 3} {
+		if err := d.Next(&ev); err != nil || len(ev.Data) != want {
+			t.Fatalf("event of %d bytes, error %v, want %d", len(ev.Data), err, want)
+		}
+	}
+	if c := cap(d.repaired); c > maxRead {
+		t.Errorf("%d bytes kept for an event of 3", c)
 	}
 }
 
