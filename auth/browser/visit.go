@@ -1,0 +1,306 @@
+package browser
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/playwright-community/playwright-go"
+
+	"github.com/holdline/scrape/auth"
+)
+
+// glance is how often a page is looked at while something is waited for.
+const glance = 50 * time.Millisecond
+
+// errHung is the cause when a page or the browser does not answer in time.
+var errHung = errors.New("the page does not answer")
+
+// visit is one login: a browser context of its own, and one page.
+type visit struct {
+	source    *Source
+	live      *live
+	forwarder *forwarder
+	secrets   []string
+
+	page    playwright.Page
+	refused []string // the selectors by which the site refuses
+
+	closeOnce sync.Once
+
+	mu      sync.Mutex
+	context playwright.BrowserContext
+	sent    http.Header // what goes with the User-Agent, as it was sent
+}
+
+// run does the steps and takes what they brought.
+func (v *visit) run(ctx context.Context) (*auth.Credential, error) {
+	err := v.within(ctx, launchTime, v.open)
+	if err != nil {
+		return nil, v.failure(ctx, 0, Step{}, err)
+	}
+	v.refused = v.source.config.FailOn
+	for i, step := range v.source.config.Steps {
+		if step.ErrorSelector != "" {
+			v.refused = append(slices.Clip(v.refused), step.ErrorSelector)
+		}
+		timeout := step.Timeout
+		if timeout == 0 {
+			timeout = v.source.config.StepTimeout
+		}
+		began := time.Now()
+		err := v.within(ctx, timeout, func(ctx context.Context) error { return v.do(ctx, step) })
+		if err != nil {
+			return nil, v.failure(ctx, i+1, step, err)
+		}
+		v.source.config.Log.Debug("login step done", "step", i+1, "do", step.Do, "took", time.Since(began))
+	}
+	var credential *auth.Credential
+	err = v.within(ctx, v.source.config.StepTimeout, func(context.Context) (err error) {
+		credential, err = v.capture()
+		return err
+	})
+	if err != nil {
+		return nil, v.failure(ctx, 0, Step{}, err)
+	}
+	return credential, nil
+}
+
+// open makes the browser context and its page.
+func (v *visit) open(ctx context.Context) error {
+	browserContext, err := v.live.browser.NewContext(playwright.BrowserNewContextOptions{
+		Proxy: &playwright.Proxy{
+			Server:   v.forwarder.url(),
+			Username: &v.forwarder.user,
+			Password: &v.forwarder.password,
+		},
+		AcceptDownloads: playwright.Bool(false),
+	})
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	v.context = browserContext
+	v.mu.Unlock()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	err = browserContext.Route("**/*", func(route playwright.Route) {
+		switch route.Request().ResourceType() {
+		case "image", "media", "font":
+			route.Abort("blockedbyclient")
+		default:
+			route.Continue()
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if v.page, err = browserContext.NewPage(); err != nil {
+		return err
+	}
+	return v.listen()
+}
+
+// within runs fn under a deadline. Playwright's calls take no context: when ctx
+// ends, or fn overstays, the browser context is closed, which ends the calls in
+// it; and when that does not help, the browser is killed.
+func (v *visit) within(ctx context.Context, timeout time.Duration, fn func(context.Context) error) error {
+	hard, cancel := context.WithTimeoutCause(ctx, timeout+patience, errHung)
+	defer cancel()
+	soft, cancelSoft := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not within %v", timeout))
+	defer cancelSoft()
+	returned := make(chan struct{})
+	defer close(returned)
+	stop := context.AfterFunc(hard, func() { v.giveUp(returned) })
+	defer stop()
+	err := fn(soft)
+	if err != nil && hard.Err() != nil {
+		// What the browser says now is of our making.
+		return context.Cause(hard)
+	}
+	return err
+}
+
+// giveUp closes the browser context, and kills the browser when the calls in
+// it have not returned thereafter.
+func (v *visit) giveUp(returned <-chan struct{}) {
+	go v.closeContext()
+	select {
+	case <-returned:
+	case <-time.After(patience):
+		v.source.config.Log.Warn("the browser does not answer; it is killed")
+		v.live.kill()
+	}
+}
+
+// close ends the visit, whatever state the browser is in.
+func (v *visit) close() {
+	closed := make(chan struct{})
+	go func() { defer close(closed); v.closeContext() }()
+	select {
+	case <-closed:
+	case <-time.After(patience):
+		v.live.kill()
+		<-closed
+	}
+}
+
+func (v *visit) closeContext() {
+	v.mu.Lock()
+	browserContext := v.context
+	v.mu.Unlock()
+	if browserContext != nil {
+		v.closeOnce.Do(func() { browserContext.Close() })
+	}
+}
+
+// do does one step.
+func (v *visit) do(ctx context.Context, step Step) error {
+	locator := func() playwright.Locator { return v.page.Locator(step.Target).First() }
+	switch step.Do {
+	case Open:
+		return v.goTo(ctx, step.Target)
+	case Fill:
+		if err := v.await(ctx, v.visible(step.Target)); err != nil {
+			return err
+		}
+		return locator().Fill(step.Value.Reveal(), playwright.LocatorFillOptions{Timeout: left(ctx)})
+	case Click:
+		if err := v.await(ctx, v.visible(step.Target)); err != nil {
+			return err
+		}
+		return locator().Click(playwright.LocatorClickOptions{Timeout: left(ctx)})
+	case Press:
+		if err := v.await(ctx, v.visible(step.Target)); err != nil {
+			return err
+		}
+		return locator().Press(step.Value.Reveal(), playwright.LocatorPressOptions{Timeout: left(ctx)})
+	case WaitCookie:
+		return v.await(ctx, func() (bool, error) { return v.hasCookie(step.Target) })
+	case WaitSelector:
+		return v.await(ctx, v.visible(step.Target))
+	case WaitURL:
+		return v.await(ctx, func() (bool, error) { return matchURL(step.Target, v.page.URL()), nil })
+	case WaitStorage:
+		return v.await(ctx, func() (bool, error) {
+			value, err := v.storage(step.Target)
+			return value != "", err
+		})
+	}
+	return fmt.Errorf("unknown action %q", step.Do)
+}
+
+// goTo opens address and returns when the page is there, which for a page that
+// holds a stream open is never "loaded".
+func (v *visit) goTo(ctx context.Context, address string) error {
+	_, err := v.page.Goto(address, playwright.PageGotoOptions{
+		WaitUntil: playwright.WaitUntilStateDomcontentloaded,
+		Timeout:   left(ctx),
+	})
+	if err != nil && strings.Contains(err.Error(), "interrupted by another navigation") {
+		return nil // the page went on by itself
+	}
+	return err
+}
+
+// await looks at the page until met, until the site refuses the login, or
+// until ctx ends. While a page is being replaced looking at it fails; that is
+// not the end.
+func (v *visit) await(ctx context.Context, met func() (bool, error)) error {
+	ticker := time.NewTicker(glance)
+	defer ticker.Stop()
+	for {
+		ok, err := met()
+		if ok {
+			return nil
+		}
+		if refusal := v.refusal(); refusal != nil {
+			return refusal
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			if err != nil {
+				return err
+			}
+			return context.Cause(ctx)
+		}
+		if err != nil && (errors.Is(err, playwright.ErrTargetClosed) || malformedSelector(err)) {
+			return err
+		}
+	}
+}
+
+// malformedSelector recognises what no waiting will mend.
+func malformedSelector(err error) bool {
+	return strings.Contains(err.Error(), "parsing") && strings.Contains(err.Error(), "selector")
+}
+
+func (v *visit) visible(selector string) func() (bool, error) {
+	return func() (bool, error) { return v.page.Locator(selector).First().IsVisible() }
+}
+
+func (v *visit) hasCookie(name string) (bool, error) {
+	cookies, err := v.siteCookies()
+	return slices.ContainsFunc(cookies, func(c playwright.Cookie) bool { return c.Name == name && c.Value != "" }), err
+}
+
+// storage reads a value of the page's local or session storage; "" is none.
+func (v *visit) storage(key string) (string, error) {
+	value, err := v.page.Evaluate(`key => localStorage.getItem(key) ?? sessionStorage.getItem(key) ?? ""`, key)
+	text, _ := value.(string)
+	return text, err
+}
+
+// refusal is the site's own word that it does not accept the login.
+type refusal struct{ selector, text string }
+
+func (r *refusal) Error() string { return fmt.Sprintf("the site says: %q", r.text) }
+
+// refusal looks for the elements by which the site refuses.
+func (v *visit) refusal() error {
+	for _, selector := range v.refused {
+		element := v.page.Locator(selector).First()
+		if seen, err := element.IsVisible(); err != nil || !seen {
+			continue
+		}
+		text, err := element.InnerText(playwright.LocatorInnerTextOptions{Timeout: playwright.Float(1000)})
+		if text = strings.TrimSpace(text); err == nil && text != "" {
+			return &refusal{selector: selector, text: v.blank(short(text, 200))}
+		}
+	}
+	return nil
+}
+
+// host is that of the page, "" where there is none.
+func (v *visit) host() string {
+	if v.page == nil {
+		return ""
+	}
+	u, err := url.Parse(v.page.URL())
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
+}
+
+// left is what remains of ctx's time, for Playwright.
+func left(ctx context.Context) *float64 {
+	deadline, _ := ctx.Deadline()
+	return milliseconds(time.Until(deadline))
+}
+
+// short cuts s to n runes.
+func short(s string, n int) string {
+	if runes := []rune(s); len(runes) > n {
+		return string(runes[:n]) + "…"
+	}
+	return s
+}
