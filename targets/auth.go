@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 
 	"github.com/holdline/scrape/auth"
 )
@@ -56,22 +55,6 @@ type Browser struct {
 	Headers map[string]auth.Secret `yaml:"headers" late:"storage,cookie"`
 }
 
-// Templates returns the headers, secrets and all, with each reference to what
-// the login leaves behind as ref writes it; kind is "storage" or "cookie".
-func (b *Browser) Templates(ref func(kind, name string) string) map[string]string {
-	templates := make(map[string]string, len(b.Headers))
-	for header, value := range b.Headers {
-		var t strings.Builder
-		rest := value.Reveal()
-		for r, ok := findReference(rest); ok; r, ok = findReference(rest) {
-			t.WriteString(rest[:r.start] + ref(r.kind, r.name))
-			rest = rest[r.end:]
-		}
-		templates[header] = t.String() + rest
-	}
-	return templates
-}
-
 func (b *Browser) check(s *section) {
 	switch {
 	case s.good("steps") && len(b.Steps) == 0:
@@ -90,12 +73,11 @@ type Step struct {
 	// Fill `value` into the field that this selector finds. Selectors are
 	// Playwright's: CSS, text=…, XPath.
 	Fill string `yaml:"fill"`
-	// What a `fill` step fills in, and the key, such as Enter, that a `press`
-	// step presses.
+	// What to fill in.
 	Value auth.Secret `yaml:"value"`
 	// Click what this selector finds.
 	Click string `yaml:"click"`
-	// Press the key `value` on what this selector finds.
+	// Press this key, such as Enter, in the field that was filled last.
 	Press string `yaml:"press"`
 	// Wait until something is there.
 	Wait *Wait `yaml:"wait"`
@@ -124,10 +106,8 @@ func (st *Step) check(s *section) {
 	switch {
 	case s.has("fill") && !s.has("value"):
 		s.wrong("fill", `"value" is missing`+in(s.path), "say what to fill in, as in value: ${env:PASSWORD}")
-	case s.has("press") && !s.has("value"):
-		s.wrong("press", `"value" is missing`+in(s.path), "name the key, as in value: Enter")
-	case s.has("value") && !s.has("fill") && !s.has("press"):
-		s.wrong("value", `"value" belongs to a fill or a press step`, `name the field, as in fill: "#password"`)
+	case s.has("value") && !s.has("fill"):
+		s.wrong("value", `"value" belongs to a fill step`, `name the field, as in fill: "#password"`)
 	case s.good("value") && st.Value.IsZero():
 		s.wrong("value", `"value" is empty`, "")
 	}

@@ -220,10 +220,6 @@ auth:
 	if got := f.Auth.Browser.Headers["Authorization"].Reveal(); got != testEnv["PASSWORD"]+" ${storage:token} ${cookie:c}!" {
 		t.Errorf("Authorization is %q", got)
 	}
-	templates := f.Auth.Browser.Templates(func(kind, name string) string { return "<" + kind + " " + name + ">" })
-	if got := templates["Authorization"]; got != testEnv["PASSWORD"]+" <storage token> <cookie c>!" {
-		t.Errorf("the template is %q", got)
-	}
 	if f.Auth.BoundTo != "exit" {
 		t.Errorf("a browser's credential is bound to %s", f.Auth.BoundTo)
 	}

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
-	"strings"
 
 	"github.com/holdline/scrape/auth"
 	"github.com/holdline/scrape/framework"
@@ -33,59 +30,43 @@ func SSE(f *File, decode func(into any) error) (framework.Target, error) {
 			st.Problem("url", fmt.Sprintf(`"url" has the scheme %s`, show(u.Scheme)), "the plugin sse reads http and https")
 			continue
 		}
-		t[f.Name+"/"+st.Name] = newSSERequest(st, u)
+		t[f.Name+"/"+st.Name] = st
 	}
 	return t, nil
 }
 
-// sseTarget has the request of each stream, by "target/stream".
-type sseTarget map[string]*sseRequest
-
-type sseRequest struct {
-	request *http.Request // without context
-	shown   string        // its address without the parameters that may be secret
-	body    auth.Secret
-	options framework.SSEOptions
+func reveal(secrets map[string]auth.Secret) map[string]string {
+	plain := make(map[string]string, len(secrets))
+	for name, s := range secrets {
+		plain[name] = s.Reveal()
+	}
+	return plain
 }
 
-func newSSERequest(st *Stream, u *url.URL) *sseRequest {
-	query := u.Query()
-	for name, value := range st.Query {
-		query.Set(name, value.Reveal())
-	}
-	if len(st.Query) > 0 {
-		u.RawQuery = query.Encode()
-	}
-	header := http.Header{}
-	for name, value := range st.Headers {
-		header.Set(name, value.Reveal())
-	}
-	return &sseRequest{
-		request: &http.Request{Method: st.Method, URL: u, Host: u.Host, Header: header},
-		shown:   st.URL,
-		body:    st.Body,
-		options: framework.SSEOptions{MaxEvent: int64(st.MaxEvent), Done: st.Done, StopAtEnd: st.OnEnd == "stop"},
-	}
-}
+// sseTarget has the streams of a file, by "target/stream". The request is made
+// of them at the last moment, since nothing hides its secrets any more.
+type sseTarget map[string]*Stream
 
 // Open implements [framework.Target].
 func (t sseTarget) Open(ctx context.Context, s *framework.Session, from framework.Cursor) (framework.Connection, error) {
-	r, ok := t[s.Stream]
+	st, ok := t[s.Stream]
 	if !ok {
 		return nil, fmt.Errorf("the target file has no stream %s", s.Stream)
 	}
-	req := r.request.Clone(ctx)
-	if !r.body.IsZero() {
-		body := r.body.Reveal()
-		req.ContentLength = int64(len(body))
-		// A redirect sends it again.
-		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(body)), nil }
-		req.Body, _ = req.GetBody()
+	sse := framework.SSE{
+		Request: framework.Request{
+			URL:    st.URL,
+			Method: st.Method,
+			Query:  reveal(st.Query),
+			Header: reveal(st.Headers),
+			Body:   st.Body.Reveal(),
+		},
+		Options: framework.SSEOptions{MaxEvent: int64(st.MaxEvent), Done: st.Done, StopAtEnd: st.OnEnd == "stop"},
 	}
-	c, err := framework.OpenSSE(ctx, s, req, from, r.options)
+	c, err := sse.Open(ctx, s, from)
 	if failed, ok := errors.AsType[*url.Error](err); ok {
-		// It would name the whole address, with what query holds.
-		err = &url.Error{Op: failed.Op, URL: r.shown, Err: failed.Err}
+		// It names the whole address, with the secrets of the query.
+		err = &url.Error{Op: failed.Op, URL: st.URL, Err: failed.Err}
 	}
 	return c, err
 }
