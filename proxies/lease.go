@@ -102,7 +102,8 @@ func (l *Lease) Expires() time.Time { return l.expires }
 
 // DialContext opens a connection through the exit; the proxy resolves names. It waits for a slot first, in a fair queue: in
 // order within a key, keys in turn. The connection holds its slot until it is closed. It fits http.Transport.DialContext, of
-// a transport with no Proxy.
+// a transport with no Proxy. HTTP proxies are asked for a tunnel also where the destination speaks plain text; some allow
+// that to port 443 only, and say so with 403.
 //
 // The error is a *WaitError (no slot came), a *DialError, wraps ErrLeaseEnded, or is ctx's own.
 func (l *Lease) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
