@@ -355,12 +355,16 @@ func TestFilesThatAreNone(t *testing.T) {
 		write("text.yaml", "hello"):         ":1:1: the file is text; want a mapping",
 		write("two.yaml", oneStream+"---\nname: b\n"):             ":3:1: a second document begins here; write one file for each",
 		write("broken.yaml", "name: [s3cret\n"):                   ":1:7: is not YAML: ",
+		write("header.yaml", "name: |s3cret\n"):                   ":1:7: is not YAML: ",
+		write("tag.yaml", oneStream+"name: !s3cret\n"):            ":2:7: this tag is not known; put the value in quotes",
+		write("alias.yaml", oneStream+"name: *s3cret\n"):          ":2:7: this alias has no anchor before it; put the value in quotes",
+		write("anchor.yaml", oneStream+"name: &s3cret\n"):         ":2:7: is not YAML: ",
 		write("deep.yaml", deep+strings.Repeat("]", len(deep))):   "nested more than 64 deep",
 		write("brackets.yaml", strings.Repeat("[", full)):         ":1:1: lists and mappings are nested too deep here",
 		write("braces.yaml", "\n"+strings.Repeat("{a: ", full/8)): ":2:1: lists and mappings are nested too deep here",
 		write("dashes.yaml", strings.Repeat("- ", full/2)):        ":1:1: lists and mappings are nested too deep here",
 		write("questions.yaml", strings.Repeat("?\t", full/2)):    ":1:1: lists and mappings are nested too deep here",
-		write("self.yaml", "streams: &s [*s]\n"):                  "no anchor &s stands before this alias",
+		write("self.yaml", "streams: &s [*s]\n"):                  "this alias has no anchor before it",
 		write("bomb.yaml", bomb):                                  "aliases make this file longer than",
 	} {
 		_, err := Load(path, testOptions(t))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -51,10 +52,10 @@ func (d *decoder) parse(text []byte) ast.Node {
 	}
 	file, err := parseYAML(text)
 	if err != nil {
-		// The library's full text quotes the lines around the place, and with
-		// them whatever secret they hold.
+		// The library's full text quotes the lines around the place, and its
+		// message the rest of a value that begins with | or >.
 		if syntax, ok := errors.AsType[*yaml.SyntaxError](err); ok && syntax.Token != nil {
-			d.at(syntax.Token.Position, "", "is not YAML: "+syntax.Message, "values with special characters need quotes, and lists and mappings the same indentation for all their entries")
+			d.at(syntax.Token.Position, "", "is not YAML: "+quoted.ReplaceAllString(syntax.Message, "***"), "values with special characters need quotes, and lists and mappings the same indentation for all their entries")
 		} else {
 			d.whole(nil, "is not YAML")
 		}
@@ -81,6 +82,9 @@ func (d *decoder) parse(text []byte) ast.Node {
 	}
 	return body
 }
+
+// quoted is a piece of the file, longer than a character, in a message.
+var quoted = regexp.MustCompile(`"(\\.|[^"\\]){2,}"`)
 
 // deepLine returns a line at which so many brackets are open, or so many list
 // entries begin, that no person can have written it, or 0. The parser's time
@@ -157,7 +161,8 @@ func (d *decoder) link(n ast.Node, anchors map[string]ast.Node, depth int) bool 
 		name := n.Value.GetToken().Value
 		to, ok := anchors[name]
 		if !ok {
-			d.problem(n, "", fmt.Sprintf("no anchor &%s stands before this alias", name), "quote the value if it only begins with an asterisk")
+			// Not quoted: it may be a password that begins with an asterisk.
+			d.problem(n, "", "this alias has no anchor before it", "put the value in quotes if it only begins with an asterisk")
 			return true
 		}
 		d.aliases[n] = to
@@ -183,11 +188,12 @@ func (d *decoder) resolve(n ast.Node, path string) ast.Node {
 				d.lost++ // link has reported it
 			}
 		case *ast.TagNode:
-			switch tag := v.Start.Value; tag {
+			switch v.Start.Value {
 			case "!!str", "!!int", "!!float", "!!bool", "!!map", "!!seq":
 				n = v.Value
 			default:
-				d.problem(v, path, fmt.Sprintf("the tag %s is not known", show(tag)), "remove it")
+				// Not quoted: it may be a password that begins with a !.
+				d.problem(v, path, "this tag is not known", "put the value in quotes if it only begins with an exclamation mark")
 				return nil
 			}
 		default:
