@@ -241,6 +241,7 @@ func status(t *testing.T, v *demotest.Visitor) (int, *http.Response) {
 }
 
 func TestAFreshExchangeTellsEveryEventFromOne(t *testing.T) {
+	t.Parallel()
 	e := open(t, nil)
 	v := visit(t, e, nil)
 	r := read(t, v, "")
@@ -251,6 +252,7 @@ func TestAFreshExchangeTellsEveryEventFromOne(t *testing.T) {
 }
 
 func TestTheStreamGoesOnAfterLastEventID(t *testing.T) {
+	t.Parallel()
 	e := open(t, nil)
 	v := visit(t, e, nil)
 	r := read(t, v, "")
@@ -278,6 +280,7 @@ func TestTheStreamGoesOnAfterLastEventID(t *testing.T) {
 }
 
 func TestTheReplayWindowIsTold(t *testing.T) {
+	t.Parallel()
 	e := open(t, func(o *demo.Options) { o.ReplayWindow = 200 * time.Millisecond; o.Rate = 1000 })
 	v := visit(t, e, nil)
 	for e.Feed().LastID(time.Now()) < 600 {
@@ -297,6 +300,7 @@ func TestTheReplayWindowIsTold(t *testing.T) {
 }
 
 func TestHeartbeatsCarryNoID(t *testing.T) {
+	t.Parallel()
 	e := open(t, func(o *demo.Options) { o.Heartbeat = 20 * time.Millisecond })
 	r := read(t, visit(t, e, nil), "")
 	for range 1000 {
@@ -311,6 +315,7 @@ func TestHeartbeatsCarryNoID(t *testing.T) {
 }
 
 func TestARestartGoesOn(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	same := func(o *demo.Options) { o.Dir = dir; o.Seed = 7 }
 	e, stop := start(t, same)
@@ -347,7 +352,15 @@ func TestARestartGoesOn(t *testing.T) {
 	}
 }
 
+// ended is a context that is over: a Run that should have failed ends too.
+func ended(t *testing.T) context.Context {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	return ctx
+}
+
 func TestADamagedDirectoryIsNamed(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "exchange.json")
 	if err := os.WriteFile(path, []byte(`{"seed": 1, "key": "c2VjcmV0`), 0o600); err != nil {
@@ -357,26 +370,28 @@ func TestADamagedDirectoryIsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = e.Run(t.Context())
+	err = e.Run(ended(t))
 	if err == nil || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), "c2Vj") {
 		t.Errorf("error is %v", err)
 	}
 }
 
 func TestATakenPortIsNamed(t *testing.T) {
+	t.Parallel()
 	first := open(t, nil)
 	taken := strings.TrimPrefix(first.URL(), "http://")
 	e, err := demo.New(demo.Options{Listen: taken, Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = e.Run(t.Context())
+	err = e.Run(ended(t))
 	if err == nil || !strings.Contains(err.Error(), taken) || !strings.Contains(err.Error(), "Listen") {
 		t.Errorf("error is %v", err)
 	}
 }
 
 func TestBadOptionsAreAllNamed(t *testing.T) {
+	t.Parallel()
 	_, err := demo.New(demo.Options{Listen: "nowhere", Rate: -1, TokenLife: -1, MuteChance: 2})
 	for _, name := range []string{"Listen", "Rate", "TokenLife", "MuteChance"} {
 		if err == nil || !strings.Contains(err.Error(), name) {
@@ -386,8 +401,10 @@ func TestBadOptionsAreAllNamed(t *testing.T) {
 }
 
 func TestRunLeavesNothing(t *testing.T) {
+	target := echo(t)
 	before := runtime.NumGoroutine()
 	e, stop := start(t, nil)
+	get(t, way(t, exit(t, e, demo.HTTP, 0).URL, false), target) // leaves an idle connection to the target
 	var open []*reading
 	for _, x := range []demo.Exit{exit(t, e, demo.HTTP, 0), exit(t, e, demo.SOCKS5, 0), exit(t, e, demo.Gateway, 0)} {
 		u := *x.URL
@@ -397,6 +414,13 @@ func TestRunLeavesNothing(t *testing.T) {
 		v := visit(t, e, &u)
 		open = append(open, read(t, v, ""))
 		open[len(open)-1].price(t)
+	}
+	for _, x := range e.Exits() { // those who connect and say nothing
+		c, err := net.Dial("tcp", x.URL.Host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
 	}
 	stop()
 	for _, r := range open {

@@ -11,6 +11,7 @@ import (
 var opening = time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
 
 func TestTimesAndIDsAgreeBothWays(t *testing.T) {
+	t.Parallel()
 	for _, rate := range []float64{minRate, 1, 3, 20, 7777, maxRate} {
 		f := newFeed(5, opening, rate)
 		if got := f.LastID(opening.Add(-1)); got != 0 {
@@ -42,6 +43,7 @@ func TestTimesAndIDsAgreeBothWays(t *testing.T) {
 
 // What the feed tells is written into destinations: it must not change.
 func TestTheFeedStaysWhatItIs(t *testing.T) {
+	t.Parallel()
 	f := newFeed(1, opening, 20)
 	for n, want := range map[int64]string{
 		1:         `{"symbol":"SOL-USD","price":155.49,"volume":0.314,"timestamp":"2026-03-01T09:00:00.042Z"}`,
@@ -58,6 +60,7 @@ func TestTheFeedStaysWhatItIs(t *testing.T) {
 }
 
 func TestPricesAreBoundedAndDataIsJSON(t *testing.T) {
+	t.Parallel()
 	f := newFeed(1, opening, 20)
 	seen := make(map[string]int)
 	lines := 0
@@ -93,6 +96,7 @@ func TestPricesAreBoundedAndDataIsJSON(t *testing.T) {
 }
 
 func TestStateIsTheLastOfEachSymbol(t *testing.T) {
+	t.Parallel()
 	f := newFeed(3, opening, 20)
 	last := make(map[string]Event)
 	for n := int64(1); n <= 500; n++ {
@@ -114,6 +118,7 @@ func TestStateIsTheLastOfEachSymbol(t *testing.T) {
 }
 
 func TestWireFormatKeepsTheData(t *testing.T) {
+	t.Parallel()
 	f := newFeed(1, opening, 20)
 	for n := int64(1); n <= 200; n++ {
 		ev := f.Event(n)

@@ -19,6 +19,8 @@ type floor struct {
 
 	firstSilence time.Time // when it is due; zero before the first stream
 	hadFirst     bool
+	firstToken   uint64    // what opened the first stream
+	firstRevoke  time.Time // when it dies; zero: like any other
 
 	broken      int
 	brokenUntil time.Time
@@ -39,6 +41,13 @@ func (f *floor) count(change func(*Stats)) {
 	change(&f.stats)
 }
 
+// firstRevoked tells whether the token is the first one and its time has come.
+func (f *floor) firstRevoked(token uint64, now time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.firstRevoke.IsZero() && token == f.firstToken && now.After(f.firstRevoke)
+}
+
 // enter takes s in, or names the cap that is full.
 func (f *floor) enter(s *stream, o Options, now time.Time) (full string) {
 	f.mu.Lock()
@@ -50,6 +59,9 @@ func (f *floor) enter(s *stream, o Options, now time.Time) (full string) {
 		f.stats.Peak = make(map[string]int)
 		f.firstSilence = now.Add(o.FirstSilence)
 		f.hadFirst = o.FirstSilence < 0 || o.Silence < 0
+		if o.FirstRevoke > 0 {
+			f.firstToken, f.firstRevoke = s.token.number, now.Add(o.FirstRevoke)
+		}
 	}
 	switch {
 	case f.byAddress[s.address] >= o.MaxPerAddress:

@@ -81,6 +81,7 @@ func FuzzSeal(f *testing.F) {
 }
 
 func TestSealsHoldWhatTheyAreBoundTo(t *testing.T) {
+	t.Parallel()
 	s, now := signer("one key"), time.Now()
 	sealed := s.seal(now.Add(time.Minute), "session", "ab")
 	if !s.opens(sealed, now, "session", "ab") {
@@ -99,6 +100,7 @@ func TestSealsHoldWhatTheyAreBoundTo(t *testing.T) {
 }
 
 func TestChanceIsEvenAndItsDrawsAreApart(t *testing.T) {
+	t.Parallel()
 	c := chance(1)
 	var sum float64
 	var wait time.Duration
@@ -119,6 +121,7 @@ func TestChanceIsEvenAndItsDrawsAreApart(t *testing.T) {
 }
 
 func TestTheGatewayRemembersOnlySoMany(t *testing.T) {
+	t.Parallel()
 	o, err := Options{}.withDefaults()
 	if err != nil {
 		t.Fatal(err)

@@ -20,6 +20,7 @@ func through(t *testing.T, e *demo.Exchange, user string) *url.URL {
 }
 
 func TestTheGatewayKeepsASessionOnItsExit(t *testing.T) {
+	t.Parallel()
 	e, target := open(t, nil), echo(t)
 	seen := make(map[string]bool)
 	for _, name := range strings.Split("a b c d e f g h i j", " ") {
@@ -61,6 +62,7 @@ func TestTheGatewayKeepsASessionOnItsExit(t *testing.T) {
 }
 
 func TestTheGatewayReadsUserNamesStrictly(t *testing.T) {
+	t.Parallel()
 	e, target := open(t, nil), echo(t)
 	for user, want := range map[string]int{
 		"gw-user":                           http.StatusOK,
@@ -92,6 +94,7 @@ func TestTheGatewayReadsUserNamesStrictly(t *testing.T) {
 const longName = "abcdefghijklmnopqrstuvwxyz012345" // 32 letters and digits
 
 func TestTheGatewayEndsASessionByTheClock(t *testing.T) {
+	t.Parallel()
 	const life = 800 * time.Millisecond
 	e, target := open(t, func(o *demo.Options) { o.GatewayLife = life }), echo(t)
 	u := through(t, e, "gw-user-session-short")

@@ -22,8 +22,10 @@ type ledger struct {
 
 const (
 	ledgerFile  = "exchange.json"
-	defaultSeed = 1
 	defaultRate = 20
+	// The first accidents of this seed come late, so that a first minute shows
+	// one of each kind, one after the other.
+	defaultSeed = 16
 )
 
 // openLedger reads the market of o.Dir, or opens a new one that starts now.

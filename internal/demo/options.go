@@ -23,7 +23,7 @@ type Options struct {
 	// seed and rate and the site's signing key, so that ids, sessions and
 	// clearances go on across restarts. Empty: a new market every time.
 	Dir string
-	// Seed decides everything that happens by chance, default 1. Dir remembers
+	// Seed decides everything that happens by chance, default 16. Dir remembers
 	// it; another seed for a used Dir is an error.
 	Seed uint64
 	// Rate is events a second, 0.001 to 100,000, default 20. Dir remembers it;
@@ -72,6 +72,9 @@ type Options struct {
 	// RevokeChance is the chance, up to 1, that a token is revoked before it
 	// expires, default 0.05. Negative: never.
 	RevokeChance float64
+	// FirstRevoke is when the token that opened the first stream since the
+	// start is revoked, counted from that opening; 0: left to RevokeChance.
+	FirstRevoke time.Duration
 
 	// ProxyLife is how long a proxy keeps one tunnel or forwarded request
 	// before it closes it, default 3 minutes. Negative: for ever.
@@ -122,23 +125,25 @@ func (o Options) withDefaults() (Options, error) {
 		errs = append(errs, err)
 	}
 	if o.Rate != 0 && !validRate(o.Rate) {
-		errs = append(errs, fmt.Errorf("Rate is %v: want %v to %d events a second", o.Rate, minRate, maxRate))
+		errs = append(errs, fmt.Errorf("option Rate is %v: want %v to %d events a second", o.Rate, minRate, maxRate))
 	}
 	for name, d := range map[string]time.Duration{
 		"SessionLife": o.SessionLife, "TokenLife": o.TokenLife, "ClearanceLife": o.ClearanceLife,
 		"ReplayWindow": o.ReplayWindow, "Heartbeat": o.Heartbeat, "Mute": o.Mute, "GatewayLife": o.GatewayLife,
 	} {
 		if d < 0 {
-			errs = append(errs, fmt.Errorf("%s is %v: want more than nothing", name, d))
+			errs = append(errs, fmt.Errorf("option %s is %v: want more than nothing", name, d))
 		}
 	}
 	for name, c := range map[string]float64{"MuteChance": o.MuteChance, "RevokeChance": o.RevokeChance} {
 		if !(c <= 1) {
-			errs = append(errs, fmt.Errorf("%s is %v: want at most 1", name, c))
+			errs = append(errs, fmt.Errorf("option %s is %v: want at most 1", name, c))
 		}
 	}
-	if o.MaxPerAddress < 0 || o.MaxPerToken < 0 {
-		errs = append(errs, errors.New("MaxPerAddress and MaxPerToken cannot be negative"))
+	for name, n := range map[string]int{"MaxPerAddress": o.MaxPerAddress, "MaxPerToken": o.MaxPerToken} {
+		if n < 0 {
+			errs = append(errs, fmt.Errorf("option %s is %d: want at least 1", name, n))
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return Options{}, fmt.Errorf("demo exchange: %w", err)
@@ -155,7 +160,7 @@ func (o Options) address() (host string, port int, err error) {
 		port, err = strconv.Atoi(p)
 	}
 	if err != nil || port < 0 || port > 65535-3 {
-		return "", 0, fmt.Errorf("Listen is %q: want an address and a port up to %d, such as 127.0.0.1:8700", o.Listen, 65535-3)
+		return "", 0, fmt.Errorf("option Listen is %q: want an address and a port up to %d, such as 127.0.0.1:8700", o.Listen, 65535-3)
 	}
 	return host, port, nil
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -32,6 +33,17 @@ func echo(t *testing.T) string {
 	}))
 	t.Cleanup(srv.Close)
 	return srv.URL
+}
+
+// tunnelled is what a CONNECT that must be refused has led to: the refusal.
+func tunnelled(t *testing.T, proxy *url.URL, target string) *http.Response {
+	t.Helper()
+	c, refused, err := connect(t.Context(), proxy, target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hangUp(c)
+	return refused
 }
 
 // connect dials target through an HTTP proxy's CONNECT; the answer is
@@ -95,6 +107,7 @@ func get(t *testing.T, c *http.Client, target string) (*http.Response, string) {
 }
 
 func TestEachProxyLeavesFromItsOwnAddress(t *testing.T) {
+	t.Parallel()
 	e, target := open(t, nil), echo(t)
 	seen := make(map[string]bool)
 	for _, x := range e.Exits() {
@@ -120,6 +133,7 @@ func TestEachProxyLeavesFromItsOwnAddress(t *testing.T) {
 }
 
 func TestProxiesRefuseStrangersAndStrangePlaces(t *testing.T) {
+	t.Parallel()
 	e, target := open(t, nil), echo(t)
 	for _, kind := range []demo.Kind{demo.HTTP, demo.Gateway} {
 		for name, user := range map[string]*url.Userinfo{
@@ -130,10 +144,7 @@ func TestProxiesRefuseStrangersAndStrangePlaces(t *testing.T) {
 			u := *exit(t, e, kind, 0).URL
 			u.User = user
 			resp, _ := get(t, way(t, &u, false), target)
-			_, refused, err := connect(t.Context(), &u, strings.TrimPrefix(target, "http://"))
-			if err != nil {
-				t.Fatal(err)
-			}
+			refused := tunnelled(t, &u, strings.TrimPrefix(target, "http://"))
 			for form, got := range map[string]*http.Response{"forward": resp, "CONNECT": refused} {
 				if got == nil || got.StatusCode != http.StatusProxyAuthRequired || got.Header.Get("Proxy-Authenticate") == "" || got.Header.Get("X-Error") == "" {
 					t.Errorf("%s %s, %s: %+v", kind, form, name, got)
@@ -147,9 +158,8 @@ func TestProxiesRefuseStrangersAndStrangePlaces(t *testing.T) {
 			"[::1]:80":       http.StatusForbidden,
 			"127.0.0.1:1":    http.StatusBadGateway,
 		} {
-			_, refused, err := connect(t.Context(), u, place)
-			if err != nil || refused == nil || refused.StatusCode != want {
-				t.Errorf("%s CONNECT %s: %+v %v, want %d", kind, place, refused, err, want)
+			if refused := tunnelled(t, u, place); refused == nil || refused.StatusCode != want {
+				t.Errorf("%s CONNECT %s: %+v, want %d", kind, place, refused, want)
 			}
 			if resp, _ := get(t, way(t, u, false), "http://"+place); resp.StatusCode != want {
 				t.Errorf("%s forward %s: %s, want %d", kind, place, resp.Status, want)
@@ -163,14 +173,22 @@ func TestProxiesRefuseStrangersAndStrangePlaces(t *testing.T) {
 	u := *exit(t, e, demo.SOCKS5, 0).URL
 	for place, want := range map[string]string{"192.0.2.1:80": "not allowed", "example.com:80": "not allowed", "[::1]:80": "not allowed", "127.0.0.1:1": "refused"} {
 		if c, err := socksDial(t, &u, place); err == nil || !strings.Contains(err.Error(), want) {
+			hangUp(c)
 			t.Errorf("SOCKS5 %s: %v %v, want %q", place, c, err, want)
 		}
 	}
 	for name, user := range map[string]*url.Userinfo{"nobody": nil, "wrong password": url.UserPassword("isp-user", "wrong")} {
 		u.User = user
 		if c, err := socksDial(t, &u, strings.TrimPrefix(target, "http://")); err == nil {
+			hangUp(c)
 			t.Errorf("SOCKS5, %s: %v", name, c)
 		}
+	}
+}
+
+func hangUp(c net.Conn) {
+	if c != nil {
+		c.Close()
 	}
 }
 
@@ -184,6 +202,7 @@ func socksDial(t *testing.T, u *url.URL, target string) (net.Conn, error) {
 }
 
 func TestSOCKS5TakesNamesAndAddresses(t *testing.T) {
+	t.Parallel()
 	e, target := open(t, nil), mustParse(t, echo(t))
 	for _, host := range []string{"127.0.0.1", "localhost", "::ffff:127.0.0.1"} {
 		c, err := socksDial(t, exit(t, e, demo.SOCKS5, 1).URL, net.JoinHostPort(host, target.Port()))
@@ -191,6 +210,7 @@ func TestSOCKS5TakesNamesAndAddresses(t *testing.T) {
 			t.Errorf("%s: %v", host, err)
 			continue
 		}
+		c.SetDeadline(time.Now().Add(soon))
 		fmt.Fprintf(c, "GET / HTTP/1.0\r\n\r\n")
 		got, err := io.ReadAll(c)
 		if err != nil || !strings.HasSuffix(string(got), "127.0.0.16") {
@@ -201,6 +221,7 @@ func TestSOCKS5TakesNamesAndAddresses(t *testing.T) {
 }
 
 func TestStreamsFlowThroughEveryProxy(t *testing.T) {
+	t.Parallel()
 	e := open(t, nil)
 	for _, x := range e.Exits() {
 		u := x.URL
@@ -221,6 +242,7 @@ func TestStreamsFlowThroughEveryProxy(t *testing.T) {
 }
 
 func TestAClosedStreamIsClosedAtTheSiteToo(t *testing.T) {
+	t.Parallel()
 	e := open(t, nil)
 	for _, x := range e.Exits() {
 		if x.Kind == demo.Gateway {
@@ -238,31 +260,45 @@ func TestAClosedStreamIsClosedAtTheSiteToo(t *testing.T) {
 }
 
 func TestProxiesCloseWhatIsOld(t *testing.T) {
+	t.Parallel()
 	const life = 700 * time.Millisecond
 	e := open(t, func(o *demo.Options) { o.ProxyLife = life })
+	streams := make(map[string]*reading)
 	for _, x := range []demo.Exit{exit(t, e, demo.HTTP, 0), exit(t, e, demo.SOCKS5, 0)} {
-		r := read(t, visit(t, e, x.URL), "")
-		r.ends(t)
-		if r.err == nil {
-			t.Errorf("%s: a forced close looks like a regular end", x)
-		}
+		streams[x.String()] = read(t, visit(t, e, x.URL), "")
 	}
+	tunnels := make(map[string]net.Conn)
+	opened := time.Now()
 	for _, x := range e.Exits() {
 		if x.Kind == demo.SOCKS5 {
 			continue
 		}
-		opened := time.Now()
 		c, refused, err := connect(t.Context(), x.URL, strings.TrimPrefix(e.URL(), "http://"))
 		if err != nil || refused != nil {
 			t.Fatal(refused, err)
 		}
 		defer c.Close()
+		tunnels[x.String()] = c
+	}
+	e.Mute(netip.Addr{}, time.Hour) // a site that says nothing must not keep a tunnel
+	for name, r := range streams {
+		r.ends(t)
+		if r.err == nil {
+			t.Errorf("%s: a forced close looks like a regular end", name)
+		}
+	}
+	for end := time.Now().Add(soon); e.Stats().Open > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the proxies still hold streams that they closed to their clients")
+		}
+	}
+	for name, c := range tunnels {
 		c.SetReadDeadline(time.Now().Add(soon))
 		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
-			t.Errorf("%s: %v", x, err)
+			t.Errorf("%s: %v", name, err)
 		}
 		if held := time.Since(opened); held < life {
-			t.Errorf("%s: closed after %v", x, held)
+			t.Errorf("%s: closed after %v", name, held)
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 )
 
 func TestLogin(t *testing.T) {
+	t.Parallel()
 	e := open(t, nil)
 	v := demotest.New(e.URL(), nil)
 	t.Cleanup(v.Client.CloseIdleConnections)
@@ -92,6 +93,7 @@ func isStatus(err error, status int) bool {
 }
 
 func TestClearanceBelongsToOneAddressAndUserAgent(t *testing.T) {
+	t.Parallel()
 	e := open(t, nil)
 	v := visit(t, e, exit(t, e, demo.HTTP, 0).URL)
 	if got, _ := status(t, v); got != http.StatusOK {
@@ -117,6 +119,7 @@ func TestClearanceBelongsToOneAddressAndUserAgent(t *testing.T) {
 }
 
 func TestClearanceEnds(t *testing.T) {
+	t.Parallel()
 	e := open(t, func(o *demo.Options) { o.ClearanceLife = 500 * time.Millisecond })
 	v := visit(t, e, nil)
 	r := read(t, v, "")
@@ -131,6 +134,7 @@ func TestClearanceEnds(t *testing.T) {
 }
 
 func TestTokenIsBoundToTheSession(t *testing.T) {
+	t.Parallel()
 	e := open(t, nil)
 	v, other := visit(t, e, nil), visit(t, e, nil)
 	for name, token := range map[string]string{
@@ -164,6 +168,7 @@ func TestTokenIsBoundToTheSession(t *testing.T) {
 }
 
 func TestAnExpiredTokenSilencesItsStream(t *testing.T) {
+	t.Parallel()
 	e := open(t, func(o *demo.Options) { o.TokenLife = time.Second })
 	v := visit(t, e, nil)
 	r := read(t, v, "")
@@ -180,6 +185,7 @@ func TestAnExpiredTokenSilencesItsStream(t *testing.T) {
 }
 
 func TestARevokedTokenSilencesItsStream(t *testing.T) {
+	t.Parallel()
 	e := open(t, nil)
 	v := visit(t, e, nil)
 	r := read(t, v, "")
@@ -197,6 +203,7 @@ func TestARevokedTokenSilencesItsStream(t *testing.T) {
 }
 
 func TestTokensAreRevokedByChance(t *testing.T) {
+	t.Parallel()
 	e := open(t, func(o *demo.Options) { o.RevokeChance = 1; o.TokenLife = time.Second })
 	v := visit(t, e, nil)
 	// At the latest after 0.9 of its life, which is at most two seconds.
@@ -208,6 +215,7 @@ func TestTokensAreRevokedByChance(t *testing.T) {
 }
 
 func TestStreamsAreCapped(t *testing.T) {
+	t.Parallel()
 	e := open(t, func(o *demo.Options) { o.MaxPerAddress = 3; o.MaxPerToken = 2 })
 	v := visit(t, e, nil)
 	first := read(t, v, "")
@@ -241,6 +249,7 @@ func TestStreamsAreCapped(t *testing.T) {
 }
 
 func TestPricesAreTheStateAtTheirID(t *testing.T) {
+	t.Parallel()
 	e := open(t, nil)
 	v := visit(t, e, nil)
 	time.Sleep(time.Until(e.Feed().Time(100)))
@@ -278,6 +287,7 @@ func TestPricesAreTheStateAtTheirID(t *testing.T) {
 }
 
 func TestTheFirstSilenceHoldsTheAddress(t *testing.T) {
+	t.Parallel()
 	e := open(t, func(o *demo.Options) {
 		o.Silence = time.Hour
 		o.FirstSilence = 200 * time.Millisecond
@@ -295,6 +305,7 @@ func TestTheFirstSilenceHoldsTheAddress(t *testing.T) {
 }
 
 func TestASilenceOfOneStreamLeavesTheOthers(t *testing.T) {
+	t.Parallel()
 	e := open(t, func(o *demo.Options) { o.Silence = 300 * time.Millisecond; o.FirstSilence = -1; o.MuteChance = -1 })
 	v := visit(t, e, nil)
 	last := 0
@@ -328,6 +339,7 @@ func TestASilenceOfOneStreamLeavesTheOthers(t *testing.T) {
 }
 
 func TestFaultsOnCommand(t *testing.T) {
+	t.Parallel()
 	e := open(t, nil)
 	v := visit(t, e, nil)
 	r := read(t, v, "")

@@ -67,7 +67,7 @@ func (s *socks) serve(ctx context.Context, ln net.Listener) error {
 
 // converse speaks with one client, from its greeting to the end of its tunnel.
 func (s *socks) converse(ctx context.Context, client net.Conn) error {
-	client.SetDeadline(time.Now().Add(10 * time.Second))
+	client.SetDeadline(time.Now().Add(30 * time.Second))
 	in := bufio.NewReader(client)
 	rt, err := s.authenticate(in, client)
 	if err != nil {

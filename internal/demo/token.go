@@ -128,6 +128,9 @@ func (e *Exchange) examine(text, session string) (access, error) {
 
 // good tells whether a is still good now.
 func (e *Exchange) good(a access, now time.Time) bool {
+	if e.floor.firstRevoked(a.number, now) {
+		return false
+	}
 	return now.Before(a.expires) && (a.revoked.IsZero() || now.Before(a.revoked)) && a.number > e.tokens.revoked.Load()
 }
 
