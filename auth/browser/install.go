@@ -90,6 +90,40 @@ func Install(ctx context.Context, config Config, progress func(string)) error {
 		ErrNotFound, driverVersion, driverTarball, dir, errors.Join(npmErr, playwrightErr))
 }
 
+// InstallChromium has the driver, which Install put in place before, download
+// Playwright's own build of Chromium (170 MB) into Playwright's cache, where
+// Find looks; it does nothing when Find finds a browser already. It is for
+// systems whose packages have none that would do, and brings none of the
+// libraries that a browser needs from the system.
+func InstallChromium(ctx context.Context, config Config, progress func(string)) error {
+	tools, err := Find(ctx, config)
+	if err == nil || tools.Chromium != "" {
+		return nil
+	}
+	if tools.Node == "" {
+		return err
+	}
+	dir, err := config.driverDir()
+	if err == nil {
+		err = driverAt(dir)
+	}
+	if err != nil {
+		return err
+	}
+	if progress != nil {
+		progress("downloading Chromium from Playwright (170 MB)")
+	}
+	cmd := exec.CommandContext(ctx, tools.Node, filepath.Join(dir, "package", "cli.js"), "install", "--no-shell", "chromium")
+	cmd.WaitDelay = 5 * time.Second
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("downloading Chromium: %w: %s", err, firstLines(string(out), 3))
+	}
+	if _, err := Find(ctx, config); err != nil {
+		return fmt.Errorf("what was downloaded does not do: %w", err)
+	}
+	return nil
+}
+
 // driverAt returns nil when the driver in dir is whole and of our version.
 func driverAt(dir string) error {
 	var manifest struct{ Name, Version string }
@@ -201,7 +235,7 @@ func registries(ctx context.Context) []string {
 func download(ctx context.Context, address string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	host := address
+	host := "of an unreadable address"
 	if u, err := url.Parse(address); err == nil {
 		host = u.Hostname() // a mirror's address may hold a password
 	}

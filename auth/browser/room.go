@@ -84,10 +84,20 @@ func (r *room) furnish(node, chromium, driver string) (chromiumScript string, er
 	chromiumScript = r.path("chromium")
 	return chromiumScript, errors.Join(
 		writeScript(r.path("node"), environment+"exec "+die+quote(node)+` "$@"`),
-		writeScript(chromiumScript, "exec "+die+quote(chromium)+` "$@"`),
+		writeScript(chromiumScript, moreFeaturesOff+"exec "+die+quote(chromium)+` "$@"`),
 		os.Symlink(filepath.Join(driver, "package"), r.path("package")),
 	)
 }
+
+// moreFeaturesOff adds to the features that Playwright switches off, because of
+// that flag only the last one counts: Chromium asks a server of its maker's
+// about every form that it sees, through the exit.
+const moreFeaturesOff = `for flag do
+	shift
+	case $flag in --disable-features=*) flag=$flag,AutofillServerCommunication ;; esac
+	set -- "$@" "$flag"
+done
+`
 
 func (r *room) path(name string) string { return filepath.Join(r.dir, name) }
 

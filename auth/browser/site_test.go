@@ -31,6 +31,7 @@ type testSite struct {
 	*httptest.Server
 	tokenEnd   time.Time
 	images     atomic.Int64
+	conns      atomic.Int64
 	lastHeader atomic.Pointer[http.Header]
 }
 
@@ -69,7 +70,13 @@ func newSite(t *testing.T) *testSite {
 	mux.HandleFunc("GET /busy", func(w http.ResponseWriter, r *http.Request) {
 		page(w, 200, `<input id="user"><script>setTimeout(() => { for (;;); }, 50)</script>`)
 	})
-	s.Server = httptest.NewServer(mux)
+	s.Server = httptest.NewUnstartedServer(mux)
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			s.conns.Add(1)
+		}
+	}
+	s.Start()
 	t.Cleanup(s.Close)
 	return s
 }

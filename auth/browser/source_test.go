@@ -75,8 +75,8 @@ func TestLogin(t *testing.T) {
 	if len(c.BrowserHeader) == 0 {
 		t.Error("no browser headers")
 	}
-	if out.dials.Load() == 0 || out.bytes.Load() == 0 {
-		t.Error("the browser did not leave through the exit")
+	if out.bytes.Load() == 0 || out.dials.Load() != site.conns.Load() {
+		t.Errorf("the site saw %d connections, the exit %d", site.conns.Load(), out.dials.Load())
 	}
 	if site.images.Load() != 0 {
 		t.Error("an image was loaded")
