@@ -257,7 +257,7 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 func (r *runner) stale(silences int) time.Duration {
 	const ceiling = 10 * time.Minute
 	d := r.StaleAfter
-	for range silences - 1 {
+	for range silences - 2 {
 		if d = 2 * d; d > ceiling {
 			return max(ceiling, r.StaleAfter)
 		}
@@ -338,6 +338,9 @@ func (r *runner) pump(ctx context.Context, cancel context.CancelFunc, l *line, a
 		if r.types != nil && !r.types[ev.Type] {
 			r.stats.ignored.Add(1)
 			continue
+		}
+		if a.events == 0 {
+			a.watch.Within(r.StaleAfter) // it is not quiet any more
 		}
 		a.watch.Event()
 		if err := r.offer(ctx, l, &ev); err != nil {

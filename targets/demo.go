@@ -54,6 +54,9 @@ type Exchange struct {
 	Mute Duration `yaml:"mute" default:"20s" min:"1ms"`
 	// The chance, up to 1, that a token is revoked before it expires.
 	RevokeChance float64 `yaml:"revoke_chance" default:"0.05" min:"0" max:"1"`
+	// When the access token that opened the first stream is revoked, long
+	// before its end, counted from that opening. 0s: left to chance.
+	FirstRevoke Duration `yaml:"first_revoke" default:"0s"`
 	// How long a proxy keeps one tunnel before it closes it. 0s: for ever.
 	ProxyLife Duration `yaml:"proxy_life" default:"3m"`
 	// How long the gateway keeps the exit of a session whose user name names

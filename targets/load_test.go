@@ -264,6 +264,24 @@ proxies:
 	}
 }
 
+func TestByteOrderMarkAndCRLF(t *testing.T) {
+	if f := mustLoad(t, "\ufeffname: a\r\n"+oneStream); f.Name != "a" {
+		t.Errorf("the name is %q", f.Name)
+	}
+}
+
+func TestDidYouMean(t *testing.T) {
+	valid := []string{"name", "stale_after", "max_conns", "headers"}
+	for word, want := range map[string]string{
+		"naem": "name", "Name": "name", "stale-after": "stale_after", "staleAfter": "stale_after", "max_connections": "max_conns",
+		"header": "headers", "maxconns": "max_conns", "x": "", "password": "", "": "",
+	} {
+		if got := nearest(word, valid); got != want {
+			t.Errorf("%q means %q, want %q", word, got, want)
+		}
+	}
+}
+
 func TestSinksOfTheWorker(t *testing.T) {
 	f := mustLoad(t, oneStream+`
 sinks:

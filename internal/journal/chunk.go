@@ -22,7 +22,7 @@ import (
 //	offset size
 //	     0    4  magic "HLJC"
 //	     4    1  version, 1
-//	     5    1  kind: 1 chunk, 2 part of a chunk, 3 snapshot
+//	     5    1  kind: 1 chunk, 2 part of a chunk, 3 snapshot, 4 hole
 //	     6    1  coding of the body: 0 as it is, 1 one S2 block
 //	     7    1  0
 //	     8    4  CRC32C (Castagnoli) of every other byte of the frame
@@ -49,6 +49,7 @@ import (
 //	3  index of this part among the parts of its chunk, from 0, uvarint
 //	4  time that the first event's time is relative to, nanoseconds, varint
 //	5  number of events, uvarint
+//	6  number of the oldest chunk kept, uvarint (snapshots only)
 //
 // A chunk whose body is too long for one message is preceded by parts with the
 // numbers just before its own. The coded body is the concatenation of the
@@ -71,6 +72,9 @@ import (
 //
 // A snapshot has an empty body; its streams carry everything that a restart
 // needs to know of the chunks up to its number.
+//
+// A hole has neither header nor body. It takes the number of a chunk that was
+// committed and is lost, so that no number is ever used twice.
 const (
 	frameMagic   = "HLJC"
 	frameVersion = 1
@@ -79,6 +83,7 @@ const (
 	kindChunk    = 1
 	kindPart     = 2
 	kindSnapshot = 3
+	kindHole     = 4
 
 	codingNone = 0
 	codingS2   = 1
@@ -88,6 +93,7 @@ const (
 	tagPart   = 3
 	tagBase   = 4
 	tagCount  = 5
+	tagOldest = 6
 
 	tagName   = 1
 	tagEvents = 2
@@ -144,6 +150,8 @@ type header struct {
 	part  int
 	base  int64
 	count int
+	// oldest is the oldest chunk kept, in a snapshot.
+	oldest uint64
 }
 
 // appendFrame appends the whole message.
@@ -262,6 +270,9 @@ func appendHeader(b []byte, h *header, scratch *[]byte) []byte {
 		*scratch = s
 		b = appendNumber(b, tagCount, uint64(h.count))
 	}
+	if h.oldest > 0 {
+		b = appendNumber(b, tagOldest, h.oldest)
+	}
 	return b
 }
 
@@ -361,6 +372,8 @@ func parseHeader(b []byte) (header, error) {
 			h.base = v.varint()
 		case tagCount:
 			h.count = v.count()
+		case tagOldest:
+			h.oldest = v.uvarint()
 		}
 		if v.err != nil {
 			return header{}, fmt.Errorf("header field %d: %w", tag, v.err)

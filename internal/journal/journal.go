@@ -286,9 +286,10 @@ func (e *SpaceError) Error() string {
 	return fmt.Sprintf("disk of %s is full: %d MiB free, %d MiB needed", e.Dir, e.Free>>20, (e.Need+1<<20-1)>>20)
 }
 
-// attempt tries once to make the message durable as number seq. ErrFenced is
+// attempt tries once to make the message durable as number seq, the successor
+// on its subject of the one with sequence tip. ErrFenced is
 // final, any other error is worth another attempt.
-func (j *Journal) attempt(p int, seq uint64, msg []byte) error {
+func (j *Journal) attempt(p int, tip, seq uint64, msg []byte) error {
 	need := spaceReserve + 2*uint64(len(msg))
 	if free, err := j.free(j.cfg.Dir); err == nil && free < need {
 		return &SpaceError{Dir: j.cfg.Dir, Free: free, Need: need}
@@ -299,7 +300,7 @@ func (j *Journal) attempt(p int, seq uint64, msg []byte) error {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, ackTimeout)
 	defer cancel()
-	got, err := j.send(ctx, s, p, seq-1, msg)
+	got, err := j.send(ctx, s, p, tip, msg)
 	switch {
 	case errors.Is(err, errWrongLast):
 		last, err := s.last(ctx, chunkStream(p), chunkSubject(p))
@@ -308,10 +309,8 @@ func (j *Journal) attempt(p int, seq uint64, msg []byte) error {
 			return j.renew(s, err)
 		case last.same(seq, msg):
 			return nil // an earlier attempt had succeeded, only its answer was lost
-		case last.seq >= seq:
-			return fmt.Errorf("%w: chunk %d is not ours", ErrFenced, seq)
 		}
-		return fmt.Errorf("%w: its newest chunk is %d, not %d as before", ErrFenced, last.seq, seq-1)
+		return fmt.Errorf("%w: its newest chunk is %d, and ours was %d", ErrFenced, last.seq, tip)
 	case err != nil:
 		return j.renew(s, err)
 	case got != seq:

@@ -37,6 +37,10 @@ type partition struct {
 	// set; room when appenders that wait may try again.
 	changed, room chan struct{}
 
+	// snapping is held while a snapshot is taken, before mu; snapshotSeq is
+	// the newest one's sequence in the snapshots' own stream.
+	snapping    sync.Mutex
+	snapshotSeq uint64
 	// tailing is held while tails are looked for, before mu.
 	tailing sync.Mutex
 
@@ -44,15 +48,17 @@ type partition struct {
 	// somebody waits for it.
 	kick, urgent chan struct{}
 
-	// What follows belongs to the committer alone.
-	snapshotSeq uint64 // of the newest snapshot in its own stream
-	spare       *gathering
-	raw, code   []byte
-	head        []byte
-	msg         []byte
-	scratch     []byte
-	lastStart   time.Time
-	troubled    bool
+	// What follows belongs to the committer alone. tip is the sequence of the
+	// subject's last message, which fences: it is the newest chunk's number
+	// unless damage has taken that chunk.
+	tip       uint64
+	spare     *gathering
+	raw, code []byte
+	head      []byte
+	msg       []byte
+	scratch   []byte
+	lastStart time.Time
+	troubled  bool
 }
 
 func newPartition(j *Journal, n int) *partition {
@@ -72,8 +78,8 @@ func newPartition(j *Journal, n int) *partition {
 	return p
 }
 
-// signal wakes whoever receives from c, now or next.
-func signal(c chan struct{}) {
+// poke wakes whoever receives from c, now or next.
+func poke(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
@@ -98,7 +104,7 @@ func (p *partition) lock(ctx context.Context, events, size int) (*gathering, err
 		}
 		room := p.room
 		p.mu.Unlock()
-		signal(p.urgent)
+		poke(p.urgent)
 		select {
 		case <-room:
 		case <-ctx.Done():
@@ -119,7 +125,7 @@ func (p *partition) unlock() {
 	}
 	p.mu.Unlock()
 	if kick {
-		signal(p.kick)
+		poke(p.kick)
 	}
 }
 
@@ -139,7 +145,7 @@ func (p *partition) sync(ctx context.Context) error {
 		}
 		changed := p.changed
 		p.mu.Unlock()
-		signal(p.urgent)
+		poke(p.urgent)
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -182,13 +188,9 @@ func (p *partition) run() {
 			p.fail(err)
 			return
 		}
-		if err := p.maybeSnapshot(snapshotChunks, snapshotBytes); err != nil {
-			p.j.log.Warn("journal: no snapshot could be written; the next start reads more", "partition", p.n, "err", err)
-		}
+		p.maybeSnapshot(snapshotChunks, snapshotBytes)
 	}
-	if err := p.maybeSnapshot(1, 1); err != nil {
-		p.j.log.Warn("journal: no snapshot could be written; the next start reads more", "partition", p.n, "err", err)
-	}
+	p.maybeSnapshot(1, 1)
 }
 
 // next waits for something to commit and takes it; nil means that the journal
@@ -283,9 +285,6 @@ func (p *partition) commit(g *gathering) error {
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.first == 0 {
-		p.first = 1
-	}
 	p.last = seq
 	p.snappedBytes += written
 	for i := range g.rows {
@@ -317,14 +316,15 @@ const (
 
 // write makes one message durable as number f.seq. It tries until it succeeds,
 // is fenced, or Close gives up. An attempt whose outcome is unknown is simply
-// repeated: the server stores the message only as the successor of f.seq-1,
+// repeated: the server stores the message only as the successor of the one before,
 // and when it refuses, the message that is there says whether it is ours.
 func (p *partition) write(f *frame) error {
 	p.msg = appendFrame(reuse(p.msg), f)
 	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
-		err := p.j.attempt(p.n, f.seq, p.msg)
+		err := p.j.attempt(p.n, p.tip, f.seq, p.msg)
 		switch {
 		case err == nil:
+			p.tip = f.seq
 			if p.troubled {
 				p.troubled = false
 				p.j.log.Info("journal: writing again", "partition", p.n)

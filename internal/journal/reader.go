@@ -199,6 +199,7 @@ func (p *partition) await(ctx context.Context, seq uint64) ([]*shared, uint64, e
 var (
 	errMissing = errors.New("missing: the file that held it is damaged or was removed")
 	errPurged  = errors.New("no longer kept")
+	errHole    = errors.New("lost: the end of the journal was damaged while it was closed")
 )
 
 // fetch reads chunks from number from on, out of at most that many messages. It returns what it found, damage
@@ -224,8 +225,14 @@ func (p *partition) fetch(ctx context.Context, s *store, from uint64, most int) 
 		if err != nil {
 			return nil, 0, err
 		}
-		if len(msgs) == 0 {
-			msgs = append(msgs, message{seq: last + 1})
+		// A file that is gone makes the server answer nothing at all for the
+		// numbers in it, though there may be more after them.
+		for n := from + 1; len(msgs) == 0; n++ {
+			if n > last {
+				msgs = append(msgs, message{seq: n})
+			} else if msgs, err = s.batch(ctx, p.n, n, min(most, batchMessages)); err != nil {
+				return nil, 0, err
+			}
 		}
 		for _, m := range msgs {
 			if first, _ := p.bounds(); from < first && from < m.seq {
@@ -258,7 +265,7 @@ func (p *partition) fetch(ctx context.Context, s *store, from uint64, most int) 
 				}
 			}
 			c := newShared(&f, &h, func() ([]byte, error) { return plainBody(f.coding, body, f.rawLen) })
-			c.size = len(m.data)
+			c.size = len(m.data) - len(f.body) + len(body)
 			out = append(out, c)
 			from++
 		}
@@ -280,6 +287,9 @@ func (p *partition) read(m message) (frame, header, error) {
 	}
 	if f.journal != p.j.id || f.partition != p.n || f.seq != m.seq {
 		return f, header{}, fmt.Errorf("it is chunk %d of partition %d of journal %s", f.seq, f.partition, f.journal)
+	}
+	if f.kind == kindHole {
+		return f, header{}, errHole
 	}
 	if f.kind != kindChunk && f.kind != kindPart {
 		return f, header{}, fmt.Errorf("kind %d is unknown to this program: run a newer scrape", f.kind)

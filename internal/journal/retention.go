@@ -117,7 +117,12 @@ func (p *partition) drop(ctx context.Context, s *store, seq uint64) error {
 		p.mu.Unlock()
 		return nil
 	}
-	p.first = seq // before it happens: a reader must not call it damage
+	p.first = seq
 	p.mu.Unlock()
+	// The snapshot says first that it was us, or a later start, or a reader
+	// now, would call it damage.
+	if err := p.snapshot(); err != nil {
+		return err
+	}
 	return s.purge(ctx, p.n, seq)
 }

@@ -134,13 +134,15 @@ func (l *serverLog) Fatalf(format string, v ...any)  { l.Errorf(format, v...) }
 
 func (l *serverLog) Errorf(format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
-	l.log.Warn("journal: " + text)
-	for _, sign := range []string{"critical write error", "Critical write error", "DISABLED", "disabling JetStream"} {
+	for _, sign := range []string{"ritical write error", "failed to store", "DISABLED", "disabling JetStream"} {
 		if strings.Contains(text, sign) {
+			// The partition that cannot write says so, once.
 			l.fail(errors.New("the server cannot write: " + text))
+			l.debug("%s", []any{text})
 			return
 		}
 	}
+	l.log.Warn("journal: " + text)
 }
 
 func (l *serverLog) debug(format string, v []any) {

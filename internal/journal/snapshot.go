@@ -31,19 +31,20 @@ func (p *partition) load(ctx context.Context, s *store) error {
 	if err != nil {
 		return err
 	}
-	p.first, p.last = info.State.FirstSeq, info.State.LastSeq
-	if p.last == 0 {
-		p.first = 1
+	tip, err := s.last(ctx, chunkStream(p.n), chunkSubject(p.n))
+	if err != nil {
+		return err
 	}
+	p.first, p.last, p.tip = 1, info.State.LastSeq, tip.seq
 	if err := p.loadSnapshot(ctx, s); err != nil {
 		return err
 	}
-	from := max(p.snapped+1, p.first)
-	if from > p.snapped+1 {
-		p.j.log.Error("journal: no snapshot reaches the oldest chunk: cursors of streams that were idle since are lost",
-			"partition", p.n, "snapshot", p.snapped, "first", p.first)
+	if p.last < p.snapped {
+		if err := p.fillHole(ctx, s); err != nil {
+			return err
+		}
 	}
-	for from <= p.last {
+	for from := p.snapped + 1; from <= p.last; {
 		found, reached, err := p.fetch(ctx, s, from, batchMessages)
 		if err != nil {
 			return err
@@ -62,6 +63,22 @@ func (p *partition) load(ctx context.Context, s *store) error {
 	return nil
 }
 
+// fillHole gives the numbers that the snapshot knows to be used, and that the
+// server has forgotten with the file that held them, to holes: destinations may
+// hold records under these numbers.
+func (p *partition) fillHole(ctx context.Context, s *store) error {
+	p.j.log.Error("journal: damage found: the newest chunks are lost", "partition", p.n, "from", p.last+1, "to", p.snapped)
+	for p.last < p.snapped {
+		f := frame{kind: kindHole, journal: p.j.id, partition: p.n, seq: p.last + 1, sent: time.Now()}
+		got, err := s.publish(ctx, chunkSubject(p.n), true, p.tip, appendFrame(nil, &f))
+		if err != nil {
+			return fmt.Errorf("fill the place of lost chunk %d: %w", f.seq, err)
+		}
+		p.last, p.tip = got, got
+	}
+	return nil
+}
+
 // loadSnapshot applies the newest readable snapshot.
 func (p *partition) loadSnapshot(ctx context.Context, s *store) error {
 	m, err := s.last(ctx, snapshotStream, snapshotSubject(p.n))
@@ -72,7 +89,7 @@ func (p *partition) loadSnapshot(ctx context.Context, s *store) error {
 	for m.seq > 0 {
 		h, seq, err := p.readSnapshot(m.data)
 		if err == nil {
-			p.snapped = seq
+			p.snapped, p.first = seq, max(h.oldest, 1)
 			for i := range h.rows {
 				r := &h.rows[i]
 				st := p.state(r.name)
@@ -103,8 +120,6 @@ func (p *partition) readSnapshot(b []byte) (header, uint64, error) {
 		return header{}, 0, fmt.Errorf("kind %d is not a snapshot", f.kind)
 	case f.journal != p.j.id || f.partition != p.n:
 		return header{}, 0, errElsewhere
-	case f.seq > p.last:
-		return header{}, 0, fmt.Errorf("it was taken after chunk %d, but the newest chunk is %d: the end of the journal is lost", f.seq, p.last)
 	}
 	h, err := parseHeader(f.header)
 	return h, f.seq, err
@@ -112,24 +127,36 @@ func (p *partition) readSnapshot(b []byte) (header, uint64, error) {
 
 // maybeSnapshot takes a snapshot when that many chunks or bytes were committed
 // since the one before. Only the committer calls it.
-func (p *partition) maybeSnapshot(chunks uint64, bytes int64) error {
+func (p *partition) maybeSnapshot(chunks uint64, bytes int64) {
+	p.mu.Lock()
+	due := p.last-p.snapped >= chunks || p.last > p.snapped && p.snappedBytes >= bytes
+	p.mu.Unlock()
+	if !due {
+		return
+	}
+	if err := p.snapshot(); err != nil {
+		p.j.log.Warn("journal: no snapshot could be written; the next start reads more", "partition", p.n, "err", err)
+	}
+}
+
+// snapshot takes one.
+func (p *partition) snapshot() error {
+	p.snapping.Lock()
+	defer p.snapping.Unlock()
 	p.mu.Lock()
 	seq := p.last
-	if seq-p.snapped < chunks && (p.snappedBytes < bytes || seq == p.snapped) {
-		p.mu.Unlock()
-		return nil
-	}
-	h := header{rows: make([]row, 0, len(p.streams))}
+	h := header{rows: make([]row, 0, len(p.streams)), oldest: p.first}
 	for _, st := range p.streams {
 		if st.known {
 			notes := st.notes[max(0, len(st.notes)-KeptNotes):]
 			h.rows = append(h.rows, row{name: st.name, cursor: st.cursor, moved: true, notes: notes, last: st.last})
 		}
 	}
+	p.snappedBytes = 0 // also when it fails: not again with every chunk
 	p.mu.Unlock()
 
 	f := frame{kind: kindSnapshot, journal: p.j.id, partition: p.n, seq: seq, sent: time.Now(),
-		header: appendHeader(nil, &h, &p.scratch)}
+		header: appendHeader(nil, &h, new([]byte))}
 	s, err := p.j.serving()
 	if err != nil {
 		return err
@@ -138,19 +165,18 @@ func (p *partition) maybeSnapshot(chunks uint64, bytes int64) error {
 	defer cancel()
 	got, err := s.publish(ctx, snapshotSubject(p.n), true, p.snapshotSeq, appendFrame(nil, &f))
 	if errors.Is(err, errWrongLast) {
-		// The answer to an earlier one was lost; fencing is the chunks' matter.
-		var m message
-		if m, err = s.last(ctx, snapshotStream, snapshotSubject(p.n)); err == nil {
-			p.snapshotSeq = m.seq
-			err = errWrongLast
+		// The answer to an earlier one was lost. Fencing is the chunks' matter.
+		m, lastErr := s.last(ctx, snapshotStream, snapshotSubject(p.n))
+		if lastErr != nil {
+			return lastErr
 		}
+		got, err = s.publish(ctx, snapshotSubject(p.n), true, m.seq, appendFrame(nil, &f))
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.snappedBytes = 0 // also after a failure: not again with every chunk
 	if err != nil {
 		return err
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.snapshotSeq, p.snapped = got, seq
 	if p.tails != nil {
 		p.tails = &tails{} // whoever wanted its tail has asked by now

@@ -252,8 +252,6 @@ func (s *store) since(ctx context.Context, p int, t time.Time) (message, error) 
 }
 
 func (s *store) direct(ctx context.Context, p int, what string) ([]message, error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
 	inbox := s.reader.NewInbox()
 	sub, err := s.reader.SubscribeSync(inbox)
 	if err != nil {
@@ -269,9 +267,11 @@ func (s *store) direct(ctx context.Context, p int, what string) ([]message, erro
 	}
 	var out []message
 	for {
-		msg, err := sub.NextMsgWithContext(ctx)
+		wait, cancel := context.WithTimeout(ctx, readTimeout)
+		msg, err := sub.NextMsgWithContext(wait)
+		cancel()
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("read chunks: %w", err)
 		}
 		switch status := msg.Header.Get("Status"); status {
 		case "":

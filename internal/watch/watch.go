@@ -46,6 +46,7 @@ type Watch struct {
 	// from epoch, never 0), or 0; spent is the time waited in finished reads
 	// since the last event.
 	since, spent atomic.Int64
+	stale        atomic.Int64 // Config.Stale, until Within changes it
 
 	mu      sync.Mutex // guards timer and stopped, never held while calling out
 	timer   *time.Timer
@@ -55,6 +56,7 @@ type Watch struct {
 // New returns a watch whose clocks stand still until the first read.
 func New(c Config) *Watch {
 	w := &Watch{config: c, epoch: time.Now().Add(-1)}
+	w.stale.Store(int64(c.Stale))
 	if first := w.period(); first > 0 {
 		// The lock keeps check from running before timer is set.
 		w.mu.Lock()
@@ -66,13 +68,25 @@ func New(c Config) *Watch {
 
 // period is the shortest time after which a clock can have run out.
 func (w *Watch) period() time.Duration {
-	switch s, q := max(w.config.Stale, 0), max(w.config.Quiet, 0); {
+	switch s, q := max(time.Duration(w.stale.Load()), 0), max(w.config.Quiet, 0); {
 	case s == 0:
 		return q
 	case q == 0:
 		return s
 	default:
 		return min(s, q)
+	}
+}
+
+// Within changes the longest wait for a byte.
+func (w *Watch) Within(stale time.Duration) {
+	if w.stale.Swap(int64(stale)) == int64(stale) {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil && !w.stopped {
+		w.timer.Reset(w.period())
 	}
 }
 
@@ -118,7 +132,7 @@ func (w *Watch) check() {
 	}
 	next := w.period()
 	kind := Kind(0)
-	if s := w.config.Stale; s > 0 {
+	if s := time.Duration(w.stale.Load()); s > 0 {
 		if waited >= s {
 			kind = Silence
 		}

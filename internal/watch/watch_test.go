@@ -92,6 +92,18 @@ func TestWithoutClocksNothingFires(t *testing.T) {
 	}
 }
 
+func TestWithinShortensTheWait(t *testing.T) {
+	kind, at, _ := fired(t, Config{Stale: time.Hour}, func(w io.Writer, watch *Watch) {
+		time.Sleep(time.Minute)
+		_, _ = w.Write([]byte("x"))
+		watch.Within(4 * time.Second)
+		time.Sleep(2 * time.Hour)
+	})
+	if kind != Silence || at != time.Minute+4*time.Second {
+		t.Errorf("fired %v at %v, want Silence 4s after the byte at 1m", kind, at)
+	}
+}
+
 func TestStopEndsTheWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := New(Config{Stale: time.Second, Fire: func(Kind, time.Duration) { t.Error("fired after Stop") }})

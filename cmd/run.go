@@ -1,0 +1,187 @@
+package cmd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdline/scrape/auth/browser"
+	"github.com/holdline/scrape/framework"
+	"github.com/holdline/scrape/internal/journal"
+)
+
+// runFlags are the flags of `scrape run`.
+type runFlags struct {
+	config    string
+	data      string
+	duration  time.Duration
+	maxEvents uint64
+	summary   string
+	progress  string
+	logLevel  string
+	logFormat string
+	adopt     []string
+}
+
+func (a *app) runCommand() *cobra.Command {
+	var o runFlags
+	c := &cobra.Command{
+		Use:   "run FILE…",
+		Short: "Hold the streams of target files and deliver what they bring",
+		Long: `run holds the streams of the target files until it is interrupted. The first
+interrupt stops reading and delivers what was read; a second one stops at once,
+and the next run goes on from there. What was read is in the journal in the data
+directory before it counts, so that nothing is lost or doubled either way.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, paths []string) error { return a.run(c.Context(), paths, o) },
+	}
+	configFlag(c, &o.config)
+	f := c.Flags()
+	f.StringVar(&o.data, "data", "data", "directory for the journal and what else must survive")
+	f.DurationVar(&o.duration, "for", 0, "stop after so long")
+	f.Uint64Var(&o.maxEvents, "max-events", 0, "stop after so many events")
+	f.StringVar(&o.summary, "summary", "", "write the account to this file as JSON when the run ends")
+	f.StringVar(&o.progress, "progress", "auto", "auto, live, plain or none")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
+	f.StringArrayVar(&o.adopt, "adopt", nil, "let this sink (target/name) go on with a destination that knows another journal; repeatable")
+	return c
+}
+
+func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
+	show, err := a.newProgress(o)
+	if err != nil {
+		return fail(ExitUsage, err)
+	}
+	log := show.log
+	files, worker, err := a.load(paths, o.config)
+	if err != nil {
+		return fail(ExitUsage, err)
+	}
+	if err := usable(o.data); err != nil {
+		return fail(ExitSetup, err)
+	}
+	w := &wiring{files: files, worker: worker, data: o.data, adopt: o.adopt, log: log}
+
+	dir := string(worker.Journal.Dir)
+	if dir == "" {
+		dir = filepath.Join(o.data, "journal")
+	}
+	j, err := journal.Open(ctx, journal.Config{
+		Dir:         dir,
+		Retain:      time.Duration(worker.Journal.Retain),
+		RetainBytes: int64(worker.Journal.RetainBytes),
+		Log:         log,
+	})
+	if err != nil {
+		return fail(ExitSetup, fmt.Errorf("journal: %w", err))
+	}
+	defer func() { err = errors.Join(err, j.Close()) }()
+	w.journal = j
+
+	stopDemos, err := w.startDemos(ctx)
+	if err != nil {
+		return fail(ExitSetup, err)
+	}
+	defer stopDemos()
+
+	if w.needsBrowser() {
+		config := browser.Config{Log: log}
+		if err := browser.Sweep(config); err != nil {
+			log.Warn("what an earlier run left behind could not be removed", "error", err)
+		}
+		if _, err := browser.Find(ctx, config); err != nil {
+			return fail(ExitSetup, err)
+		}
+		if err := browser.Install(ctx, config, func(line string) { log.Info(line) }); err != nil {
+			return fail(ExitSetup, err)
+		}
+		w.runtime = browser.NewRuntime(config)
+		defer func() {
+			closing, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			if err := w.runtime.Close(closing); err != nil {
+				log.Warn("the browser did not close", "error", err)
+			}
+		}()
+	}
+	config, err := w.config()
+	if err != nil {
+		return fail(ExitUsage, err)
+	}
+	dead := &deadLetters{path: filepath.Join(o.data, "dead-letters.jsonl")}
+	defer dead.close()
+	config.DeadLetter = dead.keep
+	config.MaxEvents = o.maxEvents
+	held, err := framework.NewWorker(config)
+	if err != nil {
+		return fail(ExitUsage, err)
+	}
+
+	stop := context.AfterFunc(a.drain, held.Drain)
+	defer stop()
+	if o.duration > 0 {
+		timer := time.AfterFunc(o.duration, held.Drain)
+		defer timer.Stop()
+	}
+	endProgress := show.begin(held)
+	err = held.Run(ctx)
+	endProgress()
+
+	account := held.Stats()
+	if o.summary != "" {
+		if e := writeSummary(o.summary, account); e != nil {
+			err = errors.Join(err, fmt.Errorf("--summary: %w", e))
+		}
+	}
+	printAccount(a.stdout, account, w)
+	return runError(ctx, err)
+}
+
+// runError gives the worker's error its exit code.
+func runError(ctx context.Context, err error) error {
+	var position *framework.PositionError
+	var streams *framework.StreamError
+	switch {
+	case context.Cause(ctx) != nil:
+		return fail(ExitAborted, context.Cause(ctx))
+	case err == nil:
+		return nil
+	case errors.As(err, &position):
+		if position.Foreign() {
+			err = fmt.Errorf("%w\nBring back the journal that the destination belongs to, or move the destination away, or start with --adopt %s: its rows stay, and what this journal holds is appended", err, position.Sink)
+		}
+		return fail(ExitPosition, err)
+	case errors.As(err, &streams):
+		return fail(ExitStream, err)
+	default:
+		return fail(ExitError, err)
+	}
+}
+
+// usable makes the data directory and tries to write into it.
+func usable(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("the data directory cannot be made: %w: name another with --data", err)
+	}
+	probe, err := os.CreateTemp(dir, ".probe-*")
+	if err != nil {
+		return fmt.Errorf("the data directory cannot be written to: %w: mend its permissions, or name another with --data", err)
+	}
+	probe.Close()
+	return os.Remove(probe.Name())
+}
+
+func writeSummary(path string, s framework.Stats) error {
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(b, '\n'), 0o644)
+}

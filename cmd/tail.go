@@ -1,0 +1,155 @@
+package cmd
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdline/scrape/framework"
+	"github.com/holdline/scrape/proxies"
+)
+
+func (a *app) tailCommand() *cobra.Command {
+	var (
+		request   framework.Request
+		headers   []string
+		proxy     string
+		lastID    string
+		stale     time.Duration
+		maxEvents uint64
+		duration  time.Duration
+		raw       bool
+		done      string
+		once      bool
+	)
+	c := &cobra.Command{
+		Use:   "tail URL",
+		Short: "Print an event stream as JSON lines",
+		Long: `tail prints the events of an event stream as they come, one JSON object a line:
+{"id":"…","event":"…","data":"…","time":"…"}, where id is the last event id in
+force. It needs no file and keeps none, reconnects and resumes by Last-Event-ID,
+and ends when the server answers 204 or a limit is reached.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			request.URL = args[0]
+			u, err := url.Parse(args[0])
+			if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+				return fail(ExitUsage, errors.New("the URL must be one such as https://example.com/stream"))
+			}
+			request.Header = map[string]string{}
+			for _, h := range headers {
+				name, value, ok := strings.Cut(h, ":")
+				if !ok || strings.TrimSpace(name) == "" {
+					return fail(ExitUsage, errors.New(`-H wants "Name: value"`))
+				}
+				request.Header[strings.TrimSpace(name)] = strings.TrimSpace(value)
+			}
+			if file, ok := strings.CutPrefix(request.Body, "@"); ok {
+				body, err := os.ReadFile(file)
+				if err != nil {
+					return fail(ExitUsage, fmt.Errorf("-d: %w", err))
+				}
+				request.Body = string(body)
+			}
+			if request.Method == "" && request.Body != "" {
+				request.Method = "POST"
+			}
+			log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: shortTime}))
+			identity := framework.IdentityConfig{Key: "tail", Hosts: []string{u.Host}, Log: log}
+			if proxy != "" {
+				exit, err := proxies.ParseExit(proxy)
+				if err != nil {
+					return fail(ExitUsage, fmt.Errorf("--proxy: %w", err))
+				}
+				if identity.Pool, err = proxies.New(proxies.Config{Exits: []proxies.Exit{exit}, Log: log}); err != nil {
+					return fail(ExitUsage, fmt.Errorf("--proxy: %w", err))
+				}
+			}
+			identities := framework.NewIdentities(identity)
+			defer identities.Close()
+			s := &framework.Stream{
+				Name:       u.Host,
+				Target:     &framework.SSE{Request: request, Options: framework.SSEOptions{Done: done, StopAtEnd: once}},
+				Host:       request.Host(),
+				Identities: identities,
+				StaleAfter: stale,
+				From:       framework.Cursor(lastID),
+				Log:        log,
+			}
+			ctx, cancel := context.WithCancel(c.Context())
+			defer cancel()
+			stop := context.AfterFunc(a.drain, cancel)
+			defer stop()
+			if duration > 0 {
+				timer := time.AfterFunc(duration, cancel)
+				defer timer.Stop()
+			}
+			return a.tail(ctx, s, raw, maxEvents)
+		},
+	}
+	f := c.Flags()
+	f.StringArrayVarP(&headers, "header", "H", nil, `header to send, "Name: value"; repeatable`)
+	f.StringVarP(&request.Method, "request", "X", "", "method (default GET, or POST with -d)")
+	f.StringVarP(&request.Body, "data", "d", "", "body to send; @FILE reads it from a file")
+	f.StringVar(&proxy, "proxy", "", "leave through this proxy: http, https, socks5 or socks5h URL")
+	f.StringVar(&lastID, "last-event-id", "", "resume after this event")
+	f.DurationVar(&stale, "stale-after", 45*time.Second, "reconnect when no byte has come for so long; negative: never")
+	f.Uint64Var(&maxEvents, "max-events", 0, "end after so many events")
+	f.DurationVar(&duration, "for", 0, "end after so long")
+	f.BoolVar(&raw, "raw", false, "print only the data of the events, one a line as it is")
+	f.StringVar(&done, "done", "", `data of the event that ends the stream, such as "[DONE]"`)
+	f.BoolVar(&once, "once", false, "end when the server ends the answer, instead of reconnecting")
+	return c
+}
+
+// tailed is one line of tail's output.
+type tailed struct {
+	ID    string `json:"id"`
+	Event string `json:"event"`
+	Data  string `json:"data"`
+	Time  string `json:"time"`
+}
+
+func (a *app) tail(ctx context.Context, s *framework.Stream, raw bool, most uint64) error {
+	var line bytes.Buffer
+	enc := json.NewEncoder(&line)
+	enc.SetEscapeHTML(false)
+	n := uint64(0)
+	for ev, err := range s.Events(ctx) {
+		if err != nil {
+			return fail(ExitStream, err)
+		}
+		line.Reset()
+		if raw {
+			line.Write(ev.Data)
+			line.WriteByte('\n')
+		} else if err := enc.Encode(tailed{string(ev.Cursor), ev.Type, string(ev.Data), ev.Time.UTC().Format(time.RFC3339Nano)}); err != nil {
+			return fail(ExitError, err)
+		}
+		// One write an event, so that a reader sees each at once.
+		if _, err := a.stdout.Write(line.Bytes()); err != nil {
+			return fail(ExitError, err)
+		}
+		if n++; most > 0 && n >= most {
+			return nil
+		}
+	}
+	return nil
+}
+
+// shortTime makes a log line's time readable beside others of the same hour.
+func shortTime(groups []string, at slog.Attr) slog.Attr {
+	if len(groups) == 0 && at.Key == slog.TimeKey {
+		return slog.String(slog.TimeKey, at.Value.Time().Format("15:04:05.000"))
+	}
+	return at
+}

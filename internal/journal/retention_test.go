@@ -1,0 +1,173 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/holdline/scrape/framework"
+)
+
+// eachSynced appends the events, one to a chunk.
+func eachSynced(t *testing.T, j *Journal, name string, from, to int) {
+	t.Helper()
+	l := stream(t, j, name)
+	for n := from; n <= to; n++ {
+		appendEvents(t, l, n, n)
+		syncJournal(t, j)
+	}
+}
+
+func snapshotNow(t *testing.T, j *Journal) {
+	t.Helper()
+	if err := j.parts[0].snapshot(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRetentionByAge(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, Config{Dir: dir, Retain: time.Hour})
+	appendEvents(t, stream(t, j, "b/idle"), 7, 7)
+	eachSynced(t, j, "a/s", 1, 30)
+	snapshotNow(t, j)
+	_, covered := j.Bounds(0)
+	eachSynced(t, j, "a/s", 31, 40)
+	_, last := j.Bounds(0)
+
+	first := func() uint64 { f, _ := j.Bounds(0); return f }
+	j.trim(time.Now())
+	if first() != 1 {
+		t.Fatalf("young chunks were dropped: first %d", first())
+	}
+	later := time.Now().Add(2 * time.Hour)
+	j.Release("a/sink", framework.Position{Journal: j.ID(), Seq: 5, Event: 1})
+	j.Release("a/sink", framework.Position{Journal: "aaaaaaaaaaaaaaaa", Seq: 50})
+	j.trim(later)
+	if first() != 5 {
+		t.Fatalf("a sink at chunk 5, first %d", first())
+	}
+	j.Release("a/sink", framework.Position{Journal: j.ID(), Seq: last, Event: 1})
+	j.trim(later)
+	if first() != covered+1 {
+		t.Fatalf("the snapshot covers %d chunks, first %d", covered, first())
+	}
+	snapshotNow(t, j)
+	j.trim(later)
+	if first() != last {
+		t.Fatalf("the newest chunk %d must stay alone, first %d", last, first())
+	}
+	// What a reader of the beginning gets, and one from before it.
+	if got := readAll(t, j); len(got) != 1 || got[0].Err != nil || got[0].Seq != last {
+		t.Fatalf("%d chunks left, %+v", len(got), got[0])
+	}
+	got := read(t, j, framework.Position{Seq: 3, Event: 1}, nil, func(c *framework.Chunk) bool { return c.Seq == last })
+	var damage *framework.DamageError
+	if len(got) != 2 || !errors.As(got[0].Err, &damage) || damage.From != 4 || damage.To != last-1 || !errors.Is(damage, errPurged) {
+		t.Fatalf("from 3: %+v, %v", got[0], damage)
+	}
+	// An idle stream is still known, writing goes on, and so after a restart.
+	eachSynced(t, j, "a/s", 41, 42)
+	closeJournal(t, j)
+	j = open(t, Config{Dir: dir})
+	if f, l := j.Bounds(0); f != last || l != last+2 {
+		t.Fatalf("bounds %d, %d after a restart", f, l)
+	}
+	if r := resume(t, j, "b/idle"); r.Cursor != "7" || !r.Known || len(r.Tail) != 0 {
+		t.Fatalf("the idle stream resumes from %+v", r)
+	}
+	if r := resume(t, j, "a/s"); r.Cursor != "42" || len(r.Tail) != 3 {
+		t.Fatalf("the other from %q, tail %d", r.Cursor, len(r.Tail))
+	}
+	for _, c := range readAll(t, j) {
+		if c.Err != nil {
+			t.Fatalf("retention looks like damage: %v", c.Err)
+		}
+	}
+}
+
+func TestRetentionBySize(t *testing.T) {
+	j := open(t, Config{RetainBytes: 1 << 20, ChunkEvents: 10})
+	l := stream(t, j, "a/s")
+	for n := 1; n <= 400; n++ {
+		ev := event(n)
+		ev.Data = noise(n, 10_000)
+		if n%100 == 0 {
+			ev.Data = noise(n, 3<<20) // in parts: never cut in the middle
+		}
+		if err := l.Append(t.Context(), ev); err != nil {
+			t.Fatal(err)
+		}
+	}
+	syncJournal(t, j)
+	snapshotNow(t, j)
+	size := func() uint64 {
+		info, err := j.reading().stream(t.Context(), chunkStream(0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.State.Bytes
+	}
+	before := size()
+	for range 20 {
+		j.trim(time.Now())
+		for _, c := range readAll(t, j) {
+			if c.Err != nil {
+				t.Fatalf("retention cut a chunk: %v", c.Err)
+			}
+		}
+	}
+	// The last chunk alone is larger than what is to be kept.
+	if now := size(); before < 16<<20 || now > 5<<20 {
+		t.Errorf("%d bytes are left of %d", now, before)
+	}
+}
+
+func TestIdleStreamKeepsItsTail(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, Config{Dir: dir, Linger: time.Nanosecond})
+	appendEvents(t, stream(t, j, "b/idle"), 1, 20)
+	syncJournal(t, j)
+	// Push it out of what the common scan looks at, without writing so much.
+	l := stream(t, j, "a/s")
+	for n := 1; n <= 300; n++ {
+		ev := event(n)
+		ev.Data = noise(n, 300<<10)
+		if err := l.Append(t.Context(), ev); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeJournal(t, j)
+	j = open(t, Config{Dir: dir})
+	if r := resume(t, j, "a/s"); len(r.Tail) == 0 || len(r.Tail) == 300 || r.Tail[len(r.Tail)-1].ID != "300" {
+		t.Fatalf("the busy stream's tail has %d events", len(r.Tail))
+	}
+	if r := resume(t, j, "b/idle"); len(r.Tail) != 20 || r.Tail[19].ID != "20" || r.Cursor != "20" {
+		t.Fatalf("the idle stream's tail has %d events", len(r.Tail))
+	}
+}
+
+func TestNotesAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, Config{Dir: dir})
+	l := stream(t, j, "a/s")
+	const notes = 3 * KeptNotes
+	for n := range notes {
+		if err := l.Note(context.Background(), framework.Note{Kind: 1, Body: fmt.Appendf(nil, "%d", n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func() {
+		t.Helper()
+		r := resume(t, j, "a/s")
+		if n := len(r.Notes); n < KeptNotes || n > 2*KeptNotes || string(r.Notes[n-1].Body) != fmt.Sprint(notes-1) || r.Cursor != "" {
+			t.Fatalf("%d notes, cursor %q", n, r.Cursor)
+		}
+	}
+	check()
+	closeJournal(t, j)
+	j = open(t, Config{Dir: dir})
+	check()
+}
