@@ -21,6 +21,9 @@ var update = flag.Bool("update", false, "write the golden files anew")
 type acmeOptions struct {
 	Depth int    `yaml:"depth" default:"3" min:"1"`
 	Zone  string `yaml:"zone" required:"true"`
+	Parts []struct {
+		Size Size `yaml:"size"`
+	} `yaml:"parts"`
 }
 
 func testRegistry() Registry {
@@ -31,6 +34,9 @@ func testRegistry() Registry {
 				var o acmeOptions
 				if err := decode(&o); err != nil {
 					return nil, err
+				}
+				if o.Zone == "" {
+					panic("decode said nothing of a missing key")
 				}
 				if o.Zone == "nowhere" {
 					return nil, errors.New("zone nowhere is closed")
@@ -273,7 +279,7 @@ func TestByteOrderMarkAndCRLF(t *testing.T) {
 func TestDidYouMean(t *testing.T) {
 	valid := []string{"name", "stale_after", "max_conns", "headers"}
 	for word, want := range map[string]string{
-		"naem": "name", "Name": "name", "stale-after": "stale_after", "staleAfter": "stale_after", "max_connections": "max_conns",
+		"naem": "name", "Name": "name", "stale-after": "stale_after", "staleAfter": "stale_after", "max_con": "max_conns",
 		"header": "headers", "maxconns": "max_conns", "x": "", "password": "", "": "",
 	} {
 		if got := nearest(word, valid); got != want {

@@ -75,9 +75,10 @@ func (p Problems) err() error {
 	return p
 }
 
-// sorted orders the problems of one file by place and drops repetitions, which
-// an anchor used twice causes.
+// sorted returns the problems of one file in the order of their places, without
+// the repetitions that an anchor used twice causes.
 func (p Problems) sorted() Problems {
+	p = slices.Clone(p)
 	slices.SortStableFunc(p, func(a, b *Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
