@@ -17,7 +17,11 @@ const (
 	// password. Trying again brings nothing but a locked account.
 	FaultRefused Fault = "refused"
 	// FaultSetup: this machine lacks what the login needs, such as a browser.
+	// Trying again does not bring it.
 	FaultSetup Fault = "setup"
+	// FaultBrowser: the browser did not start, or ended in the middle, or was
+	// hung. Another try may do.
+	FaultBrowser Fault = "browser"
 	// FaultExit: no connection through the exit. The error that Via.Dial
 	// returned is in the chain.
 	FaultExit Fault = "exit"

@@ -267,6 +267,39 @@ func TestRefusedPasswordIsNotTriedForEver(t *testing.T) {
 	})
 }
 
+func TestGoodLoginForgetsRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &site{life: time.Minute}
+		k := auth.NewKeeper(auth.Config{Source: s})
+		for range 5 { // two refusals each: three in a row would be the end
+			for range 2 {
+				s.failWith(refused())
+				if _, err := k.Get(t.Context(), exit1); errors.As(err, new(*auth.HoldError)) || err == nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Hour)
+			}
+			s.failWith(nil)
+			mustGet(t, k, exit1)
+			time.Sleep(time.Minute)
+		}
+	})
+}
+
+func TestRejectOfAnOldOneSparesTheNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := auth.NewKeeper(auth.Config{Source: &site{}})
+		old := mustGet(t, k, exit1)
+		k.Reject(exit1, old.Generation)
+		fresh := mustGet(t, k, exit1)
+		k.Reject(exit1, old.Generation) // a stream that learns of it late
+		k.Reject(auth.Via{Exit: "never seen"}, 1)
+		if c := mustGet(t, k, exit1); c != fresh || fresh == old {
+			t.Errorf("%v after %v", c, fresh)
+		}
+	})
+}
+
 func TestAttemptsPerHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &site{life: 10 * time.Second}
@@ -364,6 +397,7 @@ func TestManyExitsAreForgotten(t *testing.T) {
 		k := auth.NewKeeper(auth.Config{Source: s, AttemptsPerHour: -1})
 		for i := range 5000 {
 			mustGet(t, k, auth.Via{Exit: fmt.Sprint(i)})
+			mustGet(t, k, auth.Via{Exit: "0"})
 			time.Sleep(time.Millisecond)
 		}
 		if held := k.Stats().Held; held != 4096 {
@@ -371,8 +405,9 @@ func TestManyExitsAreForgotten(t *testing.T) {
 		}
 		before := s.logins.Load()
 		mustGet(t, k, auth.Via{Exit: "4999"})
-		if s.logins.Load() != before {
-			t.Error("the newest was forgotten")
+		mustGet(t, k, auth.Via{Exit: "0"})
+		if s.logins.Load() != before || before != 5000 {
+			t.Errorf("one in use was forgotten: %d logins, then %d", before, s.logins.Load())
 		}
 	})
 }

@@ -56,11 +56,8 @@ func (s Secret) Format(f fmt.State, _ rune) { io.WriteString(f, s.String()) }
 // LogValue is what slog prints.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
-// MarshalText is what JSON, XML and text templates print.
+// MarshalText is what JSON, YAML and XML print.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
-
-// MarshalYAML is what YAML prints.
-func (s Secret) MarshalYAML() (any, error) { return s.String(), nil }
 
 // UnmarshalText hides the text that a settings file gave.
 func (s *Secret) UnmarshalText(text []byte) error {

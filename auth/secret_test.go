@@ -85,6 +85,10 @@ func TestSecretPrintsAsStars(t *testing.T) {
 	if b, err := xml.Marshal(secret); err != nil || strings.Contains(string(b), password) {
 		t.Errorf("xml: %s, %v", b, err)
 	}
+	// Also for a handler that takes values apart by itself.
+	if got := slog.AnyValue(secret).Resolve(); got.Kind() != slog.KindString || got.String() != "***" {
+		t.Errorf("slog value: %v", got)
+	}
 	if secret.Reveal() != password {
 		t.Error("Reveal does not give the value")
 	}
@@ -128,6 +132,9 @@ func TestCredentialPrintsNamesOnly(t *testing.T) {
 				t.Errorf("%s by %s shows the secret: %s", name, form, got)
 			}
 		}
+	}
+	if got := everyPrintedForm(t, c)["slog json"]; !strings.Contains(got, `"generation":7`) || !strings.Contains(got, `"cookies":["session"]`) {
+		t.Errorf("log line without its parts: %s", got)
 	}
 	for _, want := range []string{"session", "Authorization", "exit-1", "7", "2030-01-02"} {
 		if got := c.String(); !strings.Contains(got, want) {

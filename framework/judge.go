@@ -1,7 +1,6 @@
 package framework
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -147,9 +146,4 @@ func retryAfter(o *Outcome) time.Duration {
 		return min(max(time.Until(at), 0), maxRetryAfter)
 	}
 	return 0
-}
-
-// stopped tells whether err says no more than that ctx ended.
-func stopped(ctx context.Context, err error) bool {
-	return ctx.Err() != nil && (errors.Is(err, ctx.Err()) || errors.Is(err, context.Cause(ctx)) || errors.Is(err, net.ErrClosed))
 }

@@ -43,10 +43,10 @@ func (v *visit) failure(ctx context.Context, number int, step Step, err error) e
 		failed.Fault, failed.Reason, failed.Err = auth.FaultExit, "the site cannot be reached through the exit", dialErr
 		return failed
 	case !v.live.alive():
-		failed.Fault, failed.Reason = auth.FaultSetup, "the browser ended in the middle"
+		failed.Fault, failed.Reason = auth.FaultBrowser, "the browser ended in the middle"
 		return failed
 	case v.page == nil:
-		failed.Fault, failed.Reason, failed.Err = auth.FaultSetup, "the browser gives no page", v.sayable(err)
+		failed.Fault, failed.Reason, failed.Err = auth.FaultBrowser, "the browser gives no page", v.sayable(err)
 		return failed
 	case errors.Is(err, errHung):
 		failed.Reason, failed.Err = "the page or the browser hung", err

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/playwright-community/playwright-go"
+
+	"github.com/holdline/scrape/auth"
 )
 
 const (
@@ -82,7 +84,7 @@ func start(ctx context.Context, config Config) (*live, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, setupError("the browser does not start", err)
+		return nil, &auth.LoginError{Fault: auth.FaultBrowser, Reason: "the browser does not start", Err: err}
 	}
 	config.Log.Debug("browser started", "took", time.Since(began), "chromium", tools.ChromiumVersion, "node", tools.NodeVersion)
 	return l, nil

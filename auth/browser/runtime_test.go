@@ -189,7 +189,7 @@ func TestKilledBrowserIsReplaced(t *testing.T) {
 			// Whether the login that comes meanwhile fails is a matter of luck;
 			// it must say whose fault it is.
 			if _, err := source.Obtain(t.Context(), auth.Via{}, nil); err != nil {
-				if failed, ok := errors.AsType[*auth.LoginError](err); !ok || failed.Fault != auth.FaultSetup {
+				if failed, ok := errors.AsType[*auth.LoginError](err); !ok || failed.Fault != auth.FaultBrowser {
 					t.Errorf("%v", err)
 				}
 				if _, err := source.Obtain(t.Context(), auth.Via{}, nil); err != nil {

@@ -56,8 +56,9 @@ import (
 // parts' bodies and the chunk's. Parts that no chunk claims were left by a
 // writer that died between them, and mean nothing.
 //
-// The body is {length of meta, uvarint; meta; data of all events, one after
-// the other}. Meta holds for each event:
+// The body is {data of all events, one after the other; meta; length of meta,
+// 4 bytes little endian}, or empty when there are no events. Meta holds for each
+// event:
 //
 //	stream index, uvarint
 //	flags, one byte
@@ -443,18 +444,26 @@ func plainBody(coding byte, body []byte, rawLen int) ([]byte, error) {
 	return nil, fmt.Errorf("coding %d of the body is unknown to this program: run a newer scrape", coding)
 }
 
+// bodyTrailer is the length of meta's length.
+const bodyTrailer = 4
+
 // minEventMeta is the least that one event takes in meta: it bounds what a
 // wrong count can make a reader allocate.
 const minEventMeta = 4
 
 // parseEvents decodes the plain body of a chunk. Data is shared with raw.
 func parseEvents(h *header, raw []byte) ([]framework.StoredEvent, error) {
-	c := cut{b: raw}
-	meta := c.bytes()
-	data := c.b
-	if c.err != nil {
-		return nil, fmt.Errorf("body: %w", c.err)
+	if h.count == 0 && len(raw) == 0 {
+		return nil, nil
 	}
+	if len(raw) < bodyTrailer {
+		return nil, fmt.Errorf("body: %w", errShort)
+	}
+	data, n := raw[:len(raw)-bodyTrailer], binary.LittleEndian.Uint32(raw[len(raw)-bodyTrailer:])
+	if uint64(n) > uint64(len(data)) {
+		return nil, fmt.Errorf("body: %w", errShort)
+	}
+	data, meta := data[:len(data)-int(n)], data[len(data)-int(n):]
 	if h.count > len(meta)/minEventMeta {
 		return nil, fmt.Errorf("body is too short for %d events", h.count)
 	}

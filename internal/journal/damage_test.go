@@ -2,6 +2,7 @@ package journal
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sort"
@@ -47,12 +48,31 @@ func filled(t *testing.T, dir string, chunks int) uint64 {
 // noise returns bytes that do not compress.
 func noise(seed, n int) []byte {
 	b := make([]byte, n)
-	x := uint64(seed)*2 + 1
-	for i := range b {
-		x = x*6364136223846793005 + 1442695040888963407
-		b[i] = byte(x >> 56)
-	}
+	_, _ = rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)}).Read(b) // never fails
 	return b
+}
+
+// copied returns a copy of the closed journal in dir.
+func copied(t *testing.T, dir string) string {
+	t.Helper()
+	to := t.TempDir()
+	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+// flip flips one bit of the file.
+func flip(t *testing.T, file string, at float64) {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[int(float64(len(b))*at)] ^= 4
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // account reads everything and returns which events came and which chunks were
@@ -87,16 +107,7 @@ func account(t *testing.T, j *Journal) (events map[string]bool, damaged map[uint
 
 func TestDamageIsFoundAndNamed(t *testing.T) {
 	damages := map[string]func(t *testing.T, file string){
-		"flipped bit": func(t *testing.T, file string) {
-			b, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			b[len(b)*3/4] ^= 4
-			if err := os.WriteFile(file, b, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		},
+		"flipped bit": func(t *testing.T, file string) { flip(t, file, 0.75) },
 		"torn": func(t *testing.T, file string) {
 			st, err := os.Stat(file)
 			if err != nil {
@@ -117,14 +128,14 @@ func TestDamageIsFoundAndNamed(t *testing.T) {
 			}
 		},
 	}
+	const chunks = 200
+	whole := t.TempDir()
+	last := filled(t, whole, chunks) // ≈ 22 MB: several blocks
 	for name, damage := range damages {
 		for _, where := range []string{"first", "middle", "last"} {
 			for _, crashed := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s %s crashed=%v", name, where, crashed), func(t *testing.T) {
-					t.Parallel()
-					dir := t.TempDir()
-					const chunks = 200
-					last := filled(t, dir, chunks) // ≈ 22 MB: several blocks
+					dir := copied(t, whole)
 					files := blocks(t, dir)
 					if len(files) < 3 {
 						t.Fatalf("%d files", len(files))
@@ -158,28 +169,25 @@ func TestDamageIsFoundAndNamed(t *testing.T) {
 }
 
 func TestDamageWhileOpen(t *testing.T) {
-	for _, where := range []int{0, 1, 2} {
-		for _, offset := range []int{1, 2, 3} {
-			t.Run(fmt.Sprint(where, offset), func(t *testing.T) {
-				t.Parallel()
-				dir := t.TempDir()
-				last := filled(t, dir, 200)
-				j := open(t, Config{Dir: dir})
-				file := blocks(t, dir)[where]
-				b, err := os.ReadFile(file)
-				if err != nil {
-					t.Fatal(err)
-				}
-				b[len(b)*offset/4] ^= 4
-				if err := os.WriteFile(file, b, 0o600); err != nil {
-					t.Fatal(err)
-				}
-				events, damaged := account(t, j)
-				if len(damaged) != 1 || len(events) < int(last-2)*99 {
-					t.Errorf("one flipped bit: %d chunks damaged, %d events left", len(damaged), len(events))
-				}
-			})
+	whole := t.TempDir()
+	filled(t, whole, 200)
+	found := 0
+	for block := range 3 {
+		for _, at := range []float64{0.25, 0.5, 0.75} {
+			dir := copied(t, whole)
+			j := open(t, Config{Dir: dir})
+			flip(t, blocks(t, dir)[block], at)
+			events, damaged := account(t, j)
+			found += len(damaged)
+			// A bit in the server's own framing may cost the rest of its block.
+			if lost := 200*100 - len(events); lost > 100*len(damaged) || (lost > 0) != (len(damaged) > 0) {
+				t.Errorf("one flipped bit in block %d: %d chunks damaged, %d events lost", block, len(damaged), lost)
+			}
+			closeJournal(t, j)
 		}
+	}
+	if found == 0 { // one may hide in a cache of the server, not all
+		t.Error("no damage was found")
 	}
 }
 

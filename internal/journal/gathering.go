@@ -112,3 +112,15 @@ func (g *gathering) note(r *row, n framework.Note) {
 	g.extra += noteOverhead + len(n.Body)
 	r.notes = append(r.notes, framework.Note{Kind: n.Kind, Body: append([]byte(nil), n.Body...)})
 }
+
+// body returns the plain body of the chunk. It takes the data's own buffer, so
+// that nothing large is copied; the gathering is of no use after that but for
+// reset.
+func (g *gathering) body() []byte {
+	if g.count == 0 {
+		return nil
+	}
+	g.data = append(g.data, g.meta...)
+	g.data = binary.LittleEndian.AppendUint32(g.data, uint32(len(g.meta)))
+	return g.data
+}

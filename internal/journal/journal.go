@@ -110,9 +110,11 @@ type Journal struct {
 	// closing ends normal work, abort the attempts to write.
 	closing, abort chan struct{}
 
-	// Seams for tests: what is sent, and what is free.
+	// Seams for tests: what is sent, what is free, how far Resume looks back.
 	send func(ctx context.Context, s *store, p int, last uint64, msg []byte) (uint64, error)
 	free func(dir string) (uint64, error)
+
+	tailBytes int
 }
 
 var _ framework.Journal = (*Journal)(nil)
@@ -139,6 +141,8 @@ func Open(ctx context.Context, c Config) (*Journal, error) {
 		closing: make(chan struct{}),
 		abort:   make(chan struct{}),
 		free:    freeSpace,
+
+		tailBytes: tailBytes,
 		send: func(ctx context.Context, s *store, p int, last uint64, msg []byte) (uint64, error) {
 			return s.publish(ctx, chunkSubject(p), true, last, msg)
 		},

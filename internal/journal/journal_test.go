@@ -323,12 +323,7 @@ func TestLargeEvents(t *testing.T) {
 	j := open(t, Config{Dir: dir})
 	big := func(n, size int) *framework.Event {
 		ev := event(n)
-		ev.Data = make([]byte, size)
-		x := uint64(n)
-		for i := range ev.Data { // does not compress
-			x = x*6364136223846793005 + 1442695040888963407
-			ev.Data[i] = byte(x >> 56)
-		}
+		ev.Data = noise(n, size)
 		return ev
 	}
 	sizes := []int{10, 16 << 20, 20, 700 << 10, 768 << 10, 900 << 10, 3 << 20, 5}

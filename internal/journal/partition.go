@@ -2,7 +2,6 @@ package journal
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -53,7 +52,7 @@ type partition struct {
 	// unless damage has taken that chunk.
 	tip       uint64
 	spare     *gathering
-	raw, code []byte
+	code      []byte
 	head      []byte
 	msg       []byte
 	scratch   []byte
@@ -244,18 +243,7 @@ func (p *partition) commit(g *gathering) error {
 	share := p.recent.readers > 0
 	p.mu.Unlock()
 
-	// Readers share the plain body, so it is not used again then.
-	raw := p.raw[:0]
-	if share {
-		raw = make([]byte, 0, binary.MaxVarintLen32+len(g.meta)+len(g.data))
-	}
-	if g.count > 0 {
-		raw = binary.AppendUvarint(raw, uint64(len(g.meta)))
-		raw = append(append(raw, g.meta...), g.data...)
-	}
-	if !share {
-		p.raw = reuse(raw)
-	}
+	raw := g.body()
 	if need := s2.MaxEncodedLen(len(raw)); cap(p.code) < need {
 		p.code = make([]byte, 0, need)
 	}
@@ -298,6 +286,7 @@ func (p *partition) commit(g *gathering) error {
 		c := newShared(&f, &h, func() ([]byte, error) { return raw, nil })
 		c.size = len(raw)
 		p.recent.add(c)
+		g.data = make([]byte, 0, min(cap(raw), p.j.cfg.ChunkBytes)) // raw belongs to the readers now
 	}
 	p.spare = g
 	p.broadcast()

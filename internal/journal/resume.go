@@ -82,7 +82,7 @@ func (p *partition) scan(ctx context.Context, last uint64, chunks, streams int, 
 	found := make(map[string][]framework.TailEvent)
 	events, bytes, damaged := 0, 0, false
 	// Under load one chunk is enough, when quiet it takes many.
-	for to, window := last, uint64(1); to >= first && !damaged && events < tailEvents && bytes < tailBytes; window = min(2*window, batchMessages) {
+	for to, window := last, uint64(1); to >= first && !damaged && events < tailEvents && bytes < p.j.tailBytes; window = min(2*window, batchMessages) {
 		from := max(first, to-min(to-first, window-1))
 		older := make(map[string][]framework.TailEvent)
 		for next := from; next <= to; {

@@ -55,12 +55,12 @@ func (j *Journal) trim(now time.Time) {
 }
 
 // trim drops chunks that are older than Retain or beyond RetainBytes, as far
-// as no sink needs them and the newest snapshot covers them.
+// as no sink needs them.
 func (p *partition) trim(ctx context.Context, s *store, now time.Time) error {
 	p.mu.Lock()
 	// The newest message stays in any case: it is what fences writers. So does
 	// the chunk that a sink's position is in, of which it may want the rest.
-	limit := min(p.snapped+1, p.last)
+	limit := p.last
 	for _, seq := range p.holds {
 		limit = min(limit, seq)
 	}
@@ -119,8 +119,8 @@ func (p *partition) drop(ctx context.Context, s *store, seq uint64) error {
 	}
 	p.first = seq
 	p.mu.Unlock()
-	// The snapshot says first that it was us, or a later start, or a reader
-	// now, would call it damage.
+	// The snapshot comes first: it takes over the cursors of idle streams, and
+	// tells later readers that this is not damage.
 	if err := p.snapshot(); err != nil {
 		return err
 	}
