@@ -124,11 +124,21 @@ func TestPlannedRenewalBlocksNobody(t *testing.T) {
 		s := &site{took: 5 * time.Second, life: 10 * time.Minute}
 		k := auth.NewKeeper(auth.Config{Source: s})
 		old := mustGet(t, k, exit1)
+		first, last := old.Expires, time.Time{}
 		for range 100 {
 			at := k.RenewAt(old)
+			if at.Before(first) {
+				first = at
+			}
+			if at.After(last) {
+				last = at
+			}
 			if before := old.Expires.Sub(at); before > 2*time.Minute || before < 90*time.Second {
 				t.Fatalf("renewal %v before the end, want 1m30s to 2m", before)
 			}
+		}
+		if spread := last.Sub(first); spread < 15*time.Second {
+			t.Errorf("a hundred streams hand over within %v", spread)
 		}
 		time.Sleep(time.Until(k.RenewAt(old)))
 		renewed := make(chan *auth.Credential)
@@ -248,6 +258,15 @@ func TestRefusedPasswordIsNotTriedForEver(t *testing.T) {
 		s := &site{bound: auth.BoundToExit}
 		s.failWith(refused())
 		k := auth.NewKeeper(auth.Config{Name: "acme", Source: s})
+		for _, patience := range []time.Duration{time.Minute, 2 * time.Minute} {
+			k.Get(t.Context(), exit1)
+			_, err := k.Get(t.Context(), exit1)
+			hold, ok := errors.AsType[*auth.HoldError](err)
+			if !ok || time.Until(hold.Until) < patience/2 || time.Until(hold.Until) > patience {
+				t.Fatalf("%v, want a wait of about %v", err, patience)
+			}
+			time.Sleep(time.Until(hold.Until))
+		}
 		for day := time.Now(); time.Since(day) < 24*time.Hour; time.Sleep(10 * time.Second) {
 			for _, via := range []auth.Via{exit1, exit2} { // one account, whichever exit
 				if c, err := k.Get(t.Context(), via); err == nil {
