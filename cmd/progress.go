@@ -221,12 +221,15 @@ func (l *logTail) Write(p []byte) (int, error) {
 	if !l.held {
 		return l.out.Write(p)
 	}
-	l.lines = append(l.lines, strings.TrimRight(string(p), "\n"))
+	l.lines = append(l.lines, shortLine.Replace(strings.TrimRight(string(p), "\n")))
 	if over := len(l.lines) - tailLines; over > 0 {
 		l.lines = slices.Delete(l.lines, 0, over)
 	}
 	return len(p), nil
 }
+
+// shortLine takes what goes without saying out of a line below the table.
+var shortLine = strings.NewReplacer("time=", "", " level=INFO msg=", "  ", " level=WARN msg=", "  ! ", " level=ERROR msg=", "  !! ")
 
 func (l *logTail) hold() {
 	l.mu.Lock()
@@ -256,6 +259,7 @@ func (l *logTail) draw(table string, width, height int) {
 		fmt.Fprintf(&b, "\x1b[%dA", l.drawn) // up to where the picture begins
 	}
 	for _, row := range rows {
+		b.WriteString("\r") // over a ^C that the terminal has echoed
 		b.WriteString(clip(row, width))
 		b.WriteString("\x1b[K\n") // clear what stood to the right
 	}
