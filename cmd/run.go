@@ -77,6 +77,7 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 		Dir:         dir,
 		Retain:      time.Duration(worker.Journal.Retain),
 		RetainBytes: int64(worker.Journal.RetainBytes),
+		Durability:  durabilities[worker.Journal.Durability],
 		Log:         log,
 	})
 	if err != nil {
@@ -142,6 +143,12 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 	}
 	printAccount(a.stdout, account, w)
 	return runError(ctx, err)
+}
+
+// durabilities are the words of scrape.yaml.
+var durabilities = map[string]journal.Durability{
+	"always":       journal.SyncAlways,
+	"every_second": journal.SyncEverySecond,
 }
 
 // runError gives the worker's error its exit code.

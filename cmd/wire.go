@@ -183,8 +183,18 @@ func (w *wiring) source(f *targets.File) (auth.Source, error) {
 		}
 		c.Steps = append(c.Steps, browserStep(s, field))
 	}
-	return browser.NewSource(c)
+	source, err := browser.NewSource(c)
+	if err != nil || f.Auth.BoundTo == "exit" {
+		return source, err
+	}
+	return unbound{source}, nil
 }
+
+// unbound is a login whose credential works through every exit, as its target
+// file says.
+type unbound struct{ auth.Source }
+
+func (unbound) Bound() auth.Binding { return auth.BoundToNone }
 
 // static is the source of headers and cookies that do not change. Its cookies
 // are for the hosts of the target's streams.
