@@ -56,11 +56,7 @@ func TestSecondWriterIsFenced(t *testing.T) {
 	if _, err := j.reading().publish(t.Context(), chunkSubject(0), true, last, appendFrame(nil, &f)); err != nil {
 		t.Fatal(err)
 	}
-	reader := make(chan []*framework.Chunk)
-	go func() {
-		reader <- read(t, j, framework.Position{}, nil, func(c *framework.Chunk) bool { return c.Seq == last })
-	}()
-	<-reader // what was committed can still be read
+	readAll(t, j) // what was committed can still be read
 	appendEvents(t, l, 11, 11)
 	if err := j.Sync(t.Context()); !errors.Is(err, ErrFenced) {
 		t.Fatalf("Sync: %v", err)
@@ -113,12 +109,9 @@ func TestServerStopsUnderneath(t *testing.T) {
 	log := &countingLog{Handler: slog.DiscardHandler}
 	j := open(t, Config{ChunkEvents: 20, Log: slog.New(log)})
 	const events = 3000
-	got := make(chan []*framework.Chunk, 1)
-	go func() {
-		got <- read(t, j, framework.Position{}, nil, func(c *framework.Chunk) bool {
-			return len(c.Events) > 0 && c.Events[len(c.Events)-1].ID == "3000"
-		})
-	}()
+	got := reading(t, j, framework.Position{}, nil, func(c *framework.Chunk) bool {
+		return len(c.Events) > 0 && c.Events[len(c.Events)-1].ID == "3000"
+	})
 	l := stream(t, j, "a/s")
 	for n := 1; n <= events; n++ {
 		if n%1000 == 500 {

@@ -104,7 +104,8 @@ type Journal struct {
 
 	mu       sync.Mutex
 	store    *store // nil while the server is down
-	shut     bool
+	shut     bool   // Close was called
+	ended    bool   // the server may not be started again
 	closeErr error
 
 	// closing ends normal work, abort the attempts to write.
@@ -174,6 +175,8 @@ func setDefault[T ~int | ~int64](v *T, d T) {
 }
 
 func (j *Journal) open(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	s, err := openStore(j.cfg.Dir, j.cfg.Durability, j.log)
 	if err != nil {
 		return err
@@ -227,6 +230,7 @@ func (j *Journal) Close() error {
 		j.store.close()
 		j.store = nil
 	}
+	j.ended = true
 	j.closeErr = errors.Join(append(errs, j.lock.Close())...)
 	return j.closeErr
 }
@@ -327,6 +331,9 @@ func (j *Journal) attempt(p int, tip, seq uint64, msg []byte) error {
 func (j *Journal) serving() (*store, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.ended {
+		return nil, ErrClosed
+	}
 	if j.store != nil {
 		return j.store, nil
 	}

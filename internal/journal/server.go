@@ -17,8 +17,9 @@ import (
 )
 
 const (
-	// startTimeout bounds how long the embedded server may take to read back
-	// what it stored (3.7 GB after kill -9 took one second).
+	// startTimeout bounds how long the embedded server, and then the journal,
+	// may take to read back what was stored (3.7 GB after kill -9 took one
+	// second).
 	startTimeout = 2 * time.Minute
 	// maxPayload is the largest message of the embedded server. Chunks stay
 	// far below it; snapshots of very many streams need not.
@@ -103,9 +104,13 @@ func startServer(dir string, d Durability, log *slog.Logger) (*embedded, error) 
 	return e, nil
 }
 
-// connect makes an in-process connection.
-func (e *embedded) connect(name string) (*nats.Conn, error) {
-	nc, err := nats.Connect("", nats.InProcessServer(e.srv), nats.Name(name), nats.NoReconnect(), nats.Timeout(startTimeout))
+// connect makes an in-process connection. It is not made again when it breaks:
+// the whole server is started anew then.
+func (e *embedded) connect(name string, log *slog.Logger) (*nats.Conn, error) {
+	nc, err := nats.Connect("", nats.InProcessServer(e.srv), nats.Name(name), nats.NoReconnect(), nats.Timeout(startTimeout),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			log.Warn("journal: connection to the embedded server", "name", name, "err", err)
+		}))
 	if err != nil {
 		return nil, fmt.Errorf("journal: connect to the embedded server: %w", err)
 	}

@@ -54,8 +54,8 @@ func openStore(dir string, d Durability, log *slog.Logger) (*store, error) {
 		return nil, err
 	}
 	s := &store{ctx: srv.ctx, srv: srv}
-	if s.writer, err = srv.connect("writer"); err == nil {
-		if s.reader, err = srv.connect("reader"); err == nil {
+	if s.writer, err = srv.connect("writer", log); err == nil {
+		if s.reader, err = srv.connect("reader", log); err == nil {
 			s.js, err = jetstream.New(s.writer)
 		}
 	}
