@@ -61,7 +61,10 @@ func Judge(o *Outcome) Verdict {
 	case LayerProxyAuth:
 		// Another exit with the same password would be refused as well, and
 		// many attempts lock an account: the pool stops that provider, we wait.
-		v.Cause, v.Wait = CauseProxyAuth, max(v.Wait, time.Minute)
+		v.Cause = CauseProxyAuth
+		if v.Wait == 0 {
+			v.Wait = time.Minute
+		}
 	case LayerProxyCapacity:
 		v.Cause = CauseProxyCapacity
 	case LayerExit:
@@ -135,6 +138,10 @@ func judgeAnswer(o *Outcome, v Verdict) Verdict {
 const maxRetryAfter = time.Hour
 
 func retryAfter(o *Outcome) time.Duration {
+	var told interface{ RetryAfter() time.Duration } // the pool knows better than a header
+	if errors.As(o.Err, &told) {
+		return min(max(told.RetryAfter(), 0), maxRetryAfter)
+	}
 	value := o.Header.Get("Retry-After")
 	if value == "" {
 		return 0
