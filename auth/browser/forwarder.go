@@ -122,7 +122,6 @@ func (f *forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusProxyAuthRequired)
 		return
 	}
-	r.Header.Del("Proxy-Authorization")
 	switch {
 	case r.Method == http.MethodConnect:
 		f.tunnel(w, r)

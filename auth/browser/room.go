@@ -120,14 +120,17 @@ func (r *room) remove() error {
 // browser; a program may call it earlier.
 func Sweep(config Config) error {
 	base := config.tempDir()
-	names, err := filepath.Glob(filepath.Join(base, roomPrefix+"*"))
+	entries, err := os.ReadDir(base)
 	if err != nil {
-		return fmt.Errorf("sweeping %s: %w", base, err)
+		return fmt.Errorf("sweeping: %w", err)
 	}
 	var errs []error
-	for _, dir := range names {
-		if err := sweepRoom(dir); err != nil {
-			errs = append(errs, fmt.Errorf("sweeping %s: %w", dir, err))
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), roomPrefix) {
+			continue
+		}
+		if err := sweepRoom(filepath.Join(base, entry.Name())); err != nil {
+			errs = append(errs, fmt.Errorf("sweeping %s: %w", entry.Name(), err))
 		}
 	}
 	return errors.Join(errs...)
