@@ -36,8 +36,8 @@ const (
 	// SyncEverySecond lets a chunk count once the operating system has it. A
 	// crash of the program loses nothing; a power cut or a crash of the machine
 	// loses up to the last second or so, with the cursors: a site that replays
-	// is asked again from the older cursor, but sinks may by then hold records
-	// that the journal does not, and refuse to go on until they are told how.
+	// is asked again from the older cursor. But a sink may by then hold records
+	// that the journal has lost, and refuses to go on until it is told how.
 	SyncEverySecond
 )
 

@@ -1,0 +1,120 @@
+package journal
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/klauspost/compress/s2"
+
+	"github.com/holdline/scrape/framework"
+)
+
+// codeBody returns the body as it is stored: in dst when that is shorter.
+func codeBody(dst, raw []byte) (coding byte, body []byte) {
+	const worthIt = 128
+	if len(raw) > worthIt {
+		if body = s2.Encode(dst[:cap(dst)], raw); len(body) < len(raw) {
+			return codingS2, body
+		}
+	}
+	return codingNone, raw
+}
+
+// plainBody undoes codeBody. The result may be a view into body.
+func plainBody(coding byte, body []byte, rawLen int) ([]byte, error) {
+	switch coding {
+	case codingNone:
+		if len(body) != rawLen {
+			return nil, fmt.Errorf("body has %d bytes, not %d", len(body), rawLen)
+		}
+		return body, nil
+	case codingS2:
+		n, err := s2.DecodedLen(body)
+		if err != nil || n != rawLen {
+			return nil, fmt.Errorf("body does not decompress to %d bytes", rawLen)
+		}
+		raw, err := s2.Decode(nil, body)
+		if err != nil {
+			return nil, fmt.Errorf("body: %w", err)
+		}
+		return raw, nil
+	}
+	return nil, fmt.Errorf("coding %d of the body is unknown to this program: run a newer scrape", coding)
+}
+
+// bodyTrailer is the length of meta's length.
+const bodyTrailer = 4
+
+// minEventMeta is the least that one event takes in meta: it bounds what a
+// wrong count can make a reader allocate.
+const minEventMeta = 4
+
+// parseEvents decodes the plain body of a chunk. Data is shared with raw.
+func parseEvents(h *header, raw []byte) ([]framework.StoredEvent, error) {
+	if h.count == 0 && len(raw) == 0 {
+		return nil, nil
+	}
+	if len(raw) < bodyTrailer {
+		return nil, fmt.Errorf("body: %w", errShort)
+	}
+	data, n := raw[:len(raw)-bodyTrailer], binary.LittleEndian.Uint32(raw[len(raw)-bodyTrailer:])
+	if uint64(n) > uint64(len(data)) {
+		return nil, fmt.Errorf("body: %w", errShort)
+	}
+	data, meta := data[:len(data)-int(n)], data[len(data)-int(n):]
+	if h.count > len(meta)/minEventMeta {
+		return nil, fmt.Errorf("body is too short for %d events", h.count)
+	}
+	events := make([]framework.StoredEvent, h.count)
+	cursors := make([]string, len(h.rows))
+	// One string holds all ids, types and cursors: strings are views into it.
+	text := string(meta)
+	str := func(v []byte, m *cut) string {
+		end := len(text) - len(m.b)
+		return text[end-len(v) : end]
+	}
+	now, typ := h.base, ""
+	m := cut{b: meta}
+	for i := range events {
+		ev := &events[i]
+		stream, flags := m.uvarint(), m.byte()
+		now += m.varint()
+		if m.err != nil || stream >= uint64(len(h.rows)) {
+			return nil, fmt.Errorf("event %d: its stream or time is not valid", i+1)
+		}
+		if flags&^flagsKnown != 0 {
+			return nil, fmt.Errorf("event %d: flags %#x are unknown to this program: run a newer scrape", i+1, flags)
+		}
+		ev.Stream, ev.Time = int(stream), time.Unix(0, now)
+		if flags&flagID != 0 {
+			v := m.bytes()
+			ev.ID = str(v, &m)
+		}
+		if flags&flagType != 0 {
+			v := m.bytes()
+			typ = str(v, &m)
+		}
+		ev.Type = typ
+		switch {
+		case flags&flagCursor != 0:
+			v := m.bytes()
+			cursors[stream] = str(v, &m)
+		case flags&flagCursorIsID != 0:
+			cursors[stream] = ev.ID
+		}
+		ev.Cursor = framework.Cursor(cursors[stream])
+		if flags&flagExtension != 0 {
+			m.bytes()
+		}
+		n := m.uvarint()
+		if m.err != nil || n > uint64(len(data)) {
+			return nil, fmt.Errorf("event %d: %w", i+1, errShort)
+		}
+		ev.Data, data = data[:n:n], data[n:]
+	}
+	if len(m.b) != 0 || len(data) != 0 {
+		return nil, fmt.Errorf("body holds more than %d events", h.count)
+	}
+	return events, nil
+}
