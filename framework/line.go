@@ -95,6 +95,7 @@ type attempt struct {
 	began  time.Time
 	from   Cursor
 	events uint64 // of the kept types
+	missed bool   // an event was read that was not taken: the connection's cursor is ahead
 }
 
 // streak is what a line remembers from one connection to the next.
@@ -297,7 +298,7 @@ func (r *runner) leave(l *line, a *attempt, s *streak, cause Cause) {
 		return
 	}
 	a.conn.Close()
-	if c, ok := a.conn.(interface{ Cursor() Cursor }); ok {
+	if c, ok := a.conn.(interface{ Cursor() Cursor }); ok && !a.missed {
 		r.moved(l, c.Cursor())
 	}
 	r.mu.Lock()
@@ -344,6 +345,7 @@ func (r *runner) pump(ctx context.Context, cancel context.CancelFunc, l *line, a
 		}
 		a.watch.Event()
 		if err := r.offer(ctx, l, &ev); err != nil {
+			a.missed = true
 			return err
 		}
 		a.events++
@@ -437,6 +439,8 @@ func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, as
 	switch {
 	case planned:
 		level = slog.LevelDebug
+	case v.Cause == CauseEOF && s.failures <= 1:
+		level = slog.LevelInfo // many sites end their streams now and then, and the standard foresees it
 	case v.Cause == CauseProxyAuth, v.Cause == CauseLogin:
 		level = slog.LevelError // a person is needed
 	}
