@@ -82,7 +82,7 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 	if cause == CauseLease {
 		id, err = r.Identities.rotate(ctx, a.id, poolOutcome(nil))
 	} else {
-		id, err = r.Identities.reauthenticate(ctx, a.id)
+		id, err = r.Identities.reauthenticate(ctx, a.id, false)
 	}
 	if err != nil {
 		if ctx.Err() == nil {

@@ -129,8 +129,10 @@ func (m *Identities) acquire(ctx context.Context) (*identity, error) {
 }
 
 // reauthenticate replaces old by an identity with a new credential on the same
-// exit. Where somebody has replaced it already, that one is returned.
-func (m *Identities) reauthenticate(ctx context.Context, old *identity) (*identity, error) {
+// exit. Where somebody has replaced it already, that one is returned. refused
+// says that the site does not take the old credential any more: then nobody
+// gets it, even when no login is possible now.
+func (m *Identities) reauthenticate(ctx context.Context, old *identity, refused bool) (*identity, error) {
 	if old.credential == nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -138,6 +140,9 @@ func (m *Identities) reauthenticate(ctx context.Context, old *identity) (*identi
 		return old, nil // there is nothing to renew
 	}
 	return m.replace(ctx, old, func(ctx context.Context) (*identity, error) {
+		if refused {
+			m.config.Keeper.Reject(old.lease.via(), old.credential.Generation)
+		}
 		return m.make(ctx, old.lease, old.credential)
 	})
 }
@@ -146,7 +151,7 @@ func (m *Identities) reauthenticate(ctx context.Context, old *identity) (*identi
 // pool is told of the old one.
 func (m *Identities) rotate(ctx context.Context, old *identity, outcome proxies.Outcome) (*identity, error) {
 	if old.lease == nil {
-		return m.reauthenticate(ctx, old) // there is no other way out
+		return m.reauthenticate(ctx, old, outcome == proxies.TargetRefused) // there is no other way out
 	}
 	return m.replace(ctx, old, func(ctx context.Context) (*identity, error) {
 		old.lease.Report(outcome)

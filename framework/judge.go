@@ -25,12 +25,14 @@ func outcomeOf(err error) *Outcome {
 		dns   *net.DNSError
 	)
 	switch {
+	case errors.As(err, &hold): // its chain repeats an old failure: first
+		o.Layer = LayerCredential
 	case errors.As(err, &http):
 		o.Layer, o.Status, o.Header, o.Body = LayerTarget, http.Status, http.Header, http.Body
 	case errors.As(err, &dial):
 		// Found also inside a failed login: the exit is at fault, not the steps.
 		o.Layer, o.Status, o.Header, o.Body = proxyLayer(dial.Layer()), dial.Status, dial.Header, dial.Body
-	case errors.As(err, &hold), errors.As(err, &login):
+	case errors.As(err, &login):
 		o.Layer = LayerCredential
 	case errors.As(err, &layer):
 		o.Layer = proxyLayer(layer.Layer())
@@ -62,9 +64,6 @@ func Judge(o *Outcome) Verdict {
 		// Another exit with the same password would be refused as well, and
 		// many attempts lock an account: the pool stops that provider, we wait.
 		v.Cause = CauseProxyAuth
-		if v.Wait == 0 {
-			v.Wait = time.Minute
-		}
 	case LayerProxyCapacity:
 		v.Cause = CauseProxyCapacity
 	case LayerExit:
@@ -120,7 +119,7 @@ func judgeAnswer(o *Outcome, v Verdict) Verdict {
 	case o.Status == http.StatusForbidden:
 		v.Cause, v.Remedy = CauseForbidden, Rotate
 	case o.Status == http.StatusProxyAuthRequired: // a plain-text proxy answers in the site's place
-		v.Cause, v.Wait = CauseProxyAuth, max(v.Wait, time.Minute)
+		v.Cause = CauseProxyAuth
 	case o.Status == http.StatusTooManyRequests:
 		v.Cause = CauseRateLimited
 	case o.Status >= 500:

@@ -193,7 +193,7 @@ func (r *runner) connect(ctx context.Context, l *line, s *streak) (*attempt, err
 	switch {
 	case s.prev != nil && s.fix == Reauthenticate:
 		r.stats.set("logging in", "")
-		a.id, err = r.Identities.reauthenticate(ctx, s.prev)
+		a.id, err = r.Identities.reauthenticate(ctx, s.prev, true)
 	case s.prev != nil && s.fix == Rotate:
 		r.stats.set("rotating", "")
 		a.id, err = r.Identities.rotate(ctx, s.prev, poolOutcome(s.outcome))
@@ -433,6 +433,9 @@ func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, as
 	if !prompt {
 		wait, _ = s.backoff.Next()
 		wait = max(wait, min(asked, r.MaxWait))
+	}
+	if v.Cause == CauseProxyAuth {
+		wait = r.MaxWait // asking often locks accounts
 	}
 	wait = max(wait, v.Wait)
 	level := slog.LevelWarn

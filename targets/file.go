@@ -79,7 +79,7 @@ type Stream struct {
 	// or comments keep coming, before it is taken for dead. 0s: for ever.
 	QuietAfter Duration `yaml:"quiet_after" default:"0s"`
 	// The longest event. A longer one is skipped and counted.
-	MaxEvent Size `yaml:"max_event" default:"16MiB" min:"1"`
+	MaxEvent Size `yaml:"max_event" default:"16MiB" min:"1" max:"64MiB"`
 	// The data of the event that ends a finite stream for good, such as
 	// "[DONE]". It is not recorded.
 	Done string `yaml:"done"`
