@@ -116,6 +116,9 @@ func (w *wiring) identities(f *targets.File) (*framework.Identities, error) {
 			c.Hosts = append(c.Hosts, u.Host)
 		}
 	}
+	if h, ok := f.Target.(framework.Hoster); ok {
+		c.Hosts = append(c.Hosts, h.Hosts()...)
+	}
 	var err error
 	if p := f.Proxies; p != nil {
 		c.Kind, c.Fallback = p.Kind, p.Fallback
@@ -343,7 +346,7 @@ func (w *wiring) queries() (lines []string) {
 				Query() (file, statement string)
 			}); ok {
 				file, statement := q.Query()
-				lines = append(lines, fmt.Sprintf("Look at it with\n  bin/scrape query %s '%s'", file, statement))
+				lines = append(lines, fmt.Sprintf("Look at it with\n  %s query %s '%s'", os.Args[0], file, statement))
 			}
 		}
 	}

@@ -99,7 +99,7 @@ func (d *deliverer) run(ctx context.Context) error {
 		d.mu.Lock()
 		d.stats.Retries++
 		d.mu.Unlock()
-		d.log.Warn("sink does not answer as it should", "sink", d.ID, "wait", wait.Round(time.Millisecond), "error", err)
+		d.log.Warn("sink does not answer as it should", "sink", d.ID, "wait", wait.Round(time.Millisecond).String(), "error", err)
 		t := time.NewTimer(wait)
 		select {
 		case <-t.C:
@@ -276,7 +276,7 @@ func (d *deliverer) decode(name string, ev *StoredEvent, at Position) error {
 	var err error
 	if dec := d.decoders[name]; dec == nil {
 		emit(Record{Data: ev.Data})
-	} else if err = dec.Decode(&Event{ID: []byte(ev.ID), Type: ev.Type, Data: ev.Data, Time: ev.Time, Cursor: ev.Cursor}, emit); err != nil {
+	} else if err = dec.Decode(name, &Event{ID: []byte(ev.ID), Type: ev.Type, Data: ev.Data, Time: ev.Time, Cursor: ev.Cursor}, emit); err != nil {
 		d.batch.Records = d.batch.Records[:before]
 		return d.bury(name, ev, Key{Position: at}, err)
 	}

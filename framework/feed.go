@@ -2,6 +2,7 @@ package framework
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"sync"
 )
@@ -17,6 +18,10 @@ import (
 // and Data are valid until the next iteration.
 func (s *Stream) Events(ctx context.Context) iter.Seq2[*Event, error] {
 	return func(yield func(*Event, error) bool) {
+		if s.Target == nil {
+			yield(nil, errors.New("the stream has no Target"))
+			return
+		}
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		f := &feed{ready: make(chan struct{}, 1), space: make(chan struct{}, 1), gathering: &gathered{}}

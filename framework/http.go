@@ -166,7 +166,11 @@ func (c *sseConnection) Cursor() Cursor { return Cursor(c.decoder.LastEventID())
 // Retry is the reconnection time that the site asked for.
 func (c *sseConnection) Retry() (time.Duration, bool) { return c.decoder.Retry() }
 
-func (c *sseConnection) oddity(o sse.Oddity) { c.session.odd(o.Kind.String(), o.First) }
+func (c *sseConnection) oddity(o sse.Oddity) {
+	if c.session.odd != nil {
+		c.session.odd(o.Kind.String(), o.First)
+	}
+}
 
 func (c *sseConnection) Close() error {
 	err := c.body.Close()

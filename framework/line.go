@@ -170,7 +170,7 @@ func (r *runner) hold(ctx context.Context, cancel context.CancelFunc, l *line, a
 			s.fix, s.outcome = verdict.Remedy, outcome
 		}
 		r.stats.reconnect(verdict.Cause)
-		if verdict.Cause == CauseExpired {
+		if verdict.Remedy == Reauthenticate {
 			r.stats.expired()
 		}
 		if r.pause(ctx, outcome, verdict, s, asked) != nil {
@@ -405,6 +405,9 @@ func (r *runner) judge(l *line, a *attempt, err error, s *streak) (*Outcome, Ver
 			v.Cause = own.Cause
 		}
 		v.Wait = max(v.Wait, own.Wait)
+		if own.Reason != "" {
+			o.Err = fmt.Errorf("%s: %w", own.Reason, o.Err)
+		}
 	}
 	if silence == watch.Quiet && v.Cause == CauseSilence {
 		v.Cause = CauseQuiet
@@ -447,7 +450,7 @@ func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, as
 	case v.Cause == CauseProxyAuth, v.Cause == CauseLogin:
 		level = slog.LevelError // a person is needed
 	}
-	r.Log.Log(ctx, level, "connection ended", "cause", v.Cause, "remedy", v.Remedy.String(), "wait", wait.Round(time.Millisecond), "error", o.Err)
+	r.Log.Log(ctx, level, "connection ended", "cause", v.Cause, "remedy", v.Remedy.String(), "wait", wait.Round(time.Millisecond).String(), "error", o.Err)
 	r.stats.waiting(v, wait, o.Err, planned)
 	if wait <= 0 {
 		return ctx.Err()

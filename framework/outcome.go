@@ -97,8 +97,15 @@ func (r Remedy) String() string {
 // Verdict is the small value that travels back: what failed, in which layer,
 // and what to do about it.
 type Verdict struct {
+	// Remedy is what to do; Auto takes the engine's.
 	Remedy Remedy
-	Cause  Cause
+	// Cause is the key under which the summary counts the reconnect; empty
+	// takes the engine's. A classifier may name causes of its own: few, and
+	// always the same.
+	Cause Cause
+	// Reason says in words what a person should know, in front of the error;
+	// it must not hold a secret.
+	Reason string
 	// Wait is how long to wait at least before the next attempt (Retry-After);
 	// backoff may lengthen it, never shorten it.
 	Wait time.Duration

@@ -13,11 +13,11 @@ import (
 )
 
 // Stream is one logical feed of a target, to be held for days. Its zero fields
-// mean the documented defaults; Name and Target are required. It is not
-// changed while it runs.
+// mean the documented defaults; Target is required, and in a [Worker] Name. It
+// is not changed while it runs.
 type Stream struct {
 	// Name is "target/stream", unique in a worker: the journal knows the
-	// stream by it for ever.
+	// stream by it for ever. Without a worker it only appears in logs.
 	Name   string
 	Target Target
 	// Host is whose connection attempts are paced together, "host:port".
@@ -238,7 +238,7 @@ func (r *runner) reached(at time.Time) {
 	}
 	if r.lostCause != CausePlanned {
 		r.stats.resume(at.Sub(r.lostAt))
-		r.Log.Info("resumed", "after", at.Sub(r.lostAt).Round(time.Millisecond), "cause", r.lostCause)
+		r.Log.Info("resumed", "after", at.Sub(r.lostAt).Round(time.Millisecond).String(), "cause", r.lostCause)
 	}
 	r.lostAt = time.Time{}
 }

@@ -298,6 +298,18 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 	})
 }
 
+func TestAStreamWithoutATargetIsAnError(t *testing.T) {
+	n := 0
+	for ev, err := range (&Stream{}).Events(t.Context()) {
+		if n++; err == nil {
+			t.Errorf("yields event %v", ev)
+		}
+	}
+	if n != 1 {
+		t.Errorf("yields %d times, want one error", n)
+	}
+}
+
 func TestDoneAndFatalEndTheStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		done := &Stream{Name: "t/s", Limits: quickly(), Target: TargetFunc(func(context.Context, *Session, Cursor) (Connection, error) {

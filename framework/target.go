@@ -6,9 +6,10 @@ import (
 
 // Target is a site and how to read it: what a plugin author writes.
 //
-// A target may also implement [Decoder] to make its own records and
-// [Classifier] to judge its own failures. One value serves all streams of the
-// target; its methods are called concurrently.
+// A target may also implement [Decoder] to make its own records, [Classifier]
+// to judge its own failures, and [Hoster] to name hosts beside those of its
+// streams' URLs. One value serves all streams of the target; its methods are
+// called concurrently.
 type Target interface {
 	// Open asks the site for the stream from just after the cursor and returns
 	// once the site has agreed to send. The engine calls it for every new
@@ -47,15 +48,25 @@ type Connection interface {
 // after the journal, once for each sink, so that a changed decoder applies
 // from each sink's position on; it must be a pure function of the event.
 type Decoder interface {
-	// Decode calls emit for each record of the event, in order. Only Type,
-	// Time and Data of the record need be set. An error makes the event a
-	// dead letter, and none of its records is delivered.
-	Decode(ev *Event, emit func(Record)) error
+	// Decode calls emit for each record of the event of the stream
+	// ("target/stream"), in order. Only Data of the record need be set; Type
+	// and Time are the event's otherwise. An error makes the event a dead
+	// letter, and none of its records is delivered.
+	Decode(stream string, ev *Event, emit func(Record)) error
+}
+
+// Hoster is a [Target] that sends requests to hosts which its streams' URLs do
+// not name.
+type Hoster interface {
+	// Hosts are "host" or "host:port" as they stand in addresses. They see the
+	// credential's headers as the hosts of the streams do.
+	Hosts() []string
 }
 
 // Classifier is a [Target] that judges its own failures.
 type Classifier interface {
-	// Classify returns what to do about the outcome. A zero verdict leaves
-	// the judgement to the engine's own rules ([Judge]).
+	// Classify returns what to do about the outcome. Each zero field of the
+	// verdict is filled by the engine's own rules ([Judge]); of two waits the
+	// longer one counts.
 	Classify(o *Outcome) Verdict
 }

@@ -51,10 +51,10 @@ func openLedger(o Options) (ledger, error) {
 		return ledger{}, fmt.Errorf("demo exchange: %s is damaged: remove it for a new market", path)
 	}
 	if o.Seed != 0 && o.Seed != l.Seed {
-		return ledger{}, fmt.Errorf("demo exchange: %s holds a market with seed %d, not %d: use another directory or leave Seed out", path, l.Seed, o.Seed)
+		return ledger{}, fmt.Errorf("demo exchange: %s holds a market with seed %d, not %d: one directory holds one market: use another (--data), or the same seed", path, l.Seed, o.Seed)
 	}
 	if o.Rate != 0 && o.Rate != l.Rate {
-		return ledger{}, fmt.Errorf("demo exchange: %s holds a market with rate %v, not %v: use another directory or leave Rate out", path, l.Rate, o.Rate)
+		return ledger{}, fmt.Errorf("demo exchange: %s holds a market with rate %v, not %v: one directory holds one market: use another (--data), or the same rate", path, l.Rate, o.Rate)
 	}
 	return l, nil
 }

@@ -105,7 +105,7 @@ type trade struct {
 //
 // It is a pure function of the event, since the engine calls it again when a
 // sink has to repeat something.
-func (t *target) Decode(ev *framework.Event, emit func(framework.Record)) error {
+func (t *target) Decode(_ string, ev *framework.Event, emit func(framework.Record)) error {
 	if ev.Type != "price_update" {
 		return fmt.Errorf("events of type %q are unknown here", ev.Type)
 	}

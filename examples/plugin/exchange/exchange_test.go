@@ -66,7 +66,7 @@ func decode(t testing.TB, target framework.Target, typ, data string) (records []
 		t.Fatal(parseErr)
 	}
 	ev := &framework.Event{ID: []byte("7"), Type: typ, Data: []byte(data), Time: at, Cursor: "7"}
-	err = target.(framework.Decoder).Decode(ev, func(r framework.Record) { records = append(records, r) })
+	err = target.(framework.Decoder).Decode("", ev, func(r framework.Record) { records = append(records, r) })
 	return records, err
 }
 
