@@ -61,8 +61,7 @@ func (k *keptLog) Move(_ context.Context, c Cursor) error {
 func TestTheCursorNeverPassesAnEventThatWasNotTaken(t *testing.T) {
 	for name, stop := range map[string]func(ctx context.Context, r *runner) context.Context{
 		"enough events": func(ctx context.Context, r *runner) context.Context {
-			left := 5
-			r.spent = func() bool { left--; return left >= 0 }
+			r.share = &allowance{left: 5, over: func() {}}
 			return ctx
 		},
 		"interrupted": func(ctx context.Context, _ *runner) context.Context {
@@ -81,6 +80,9 @@ func TestTheCursorNeverPassesAnEventThatWasNotTaken(t *testing.T) {
 				}
 				if err := r.run(stop(t.Context(), r)); err != nil {
 					t.Fatal(err)
+				}
+				if name == "enough events" && time.Since(s.start) != 5*time.Second {
+					t.Errorf("the run ended after %v, not with the fifth event", time.Since(s.start))
 				}
 				if log.events != 5 || log.cursor != "5" {
 					t.Errorf("%d events were taken and the cursor is %q; want 5 and 5", log.events, log.cursor)

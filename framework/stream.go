@@ -103,7 +103,7 @@ type runner struct {
 	Stream
 	log   StreamLog
 	types map[string]bool
-	spent func() bool // takes one event from the worker's allowance, if it has one; false when it is used up
+	share *allowance // of the worker's events; nil without a limit
 
 	wg    sync.WaitGroup
 	stats streamStats
@@ -203,7 +203,7 @@ func (r *runner) offer(ctx context.Context, l *line, ev *Event) error {
 func (r *runner) accept(ctx context.Context, l *line, ev *Event) error {
 	content := HashEvent(ev.Type, ev.Data)
 	v := r.splice.Offer(&l.seam, ev.ID, content)
-	if !v.Duplicate && r.spent != nil && !r.spent() {
+	if !v.Duplicate && !r.share.take() {
 		return errEnough
 	}
 	r.reached(ev.Time)
@@ -224,6 +224,9 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event) error {
 		r.cursor, r.lastEvent = ev.Cursor, ev.Time
 		r.hasIDs = r.hasIDs || len(ev.ID) > 0
 		r.stats.event(ev)
+		if r.share.done() {
+			return errEnough // at once: the next event may be long in coming
+		}
 	}
 	if s := r.successor; s != nil && s != l && s.heldFirst(ev.ID, content) {
 		return r.join(ctx, s)

@@ -176,8 +176,10 @@ func (w *Worker) Run(ctx context.Context) error {
 // prepare takes up the streams and meets every destination once, before the
 // first event is read.
 func (w *Worker) prepare(ctx context.Context) error {
-	var left atomic.Int64
-	left.Store(int64(w.config.MaxEvents))
+	var share *allowance
+	if w.config.MaxEvents > 0 {
+		share = &allowance{left: w.config.MaxEvents, over: w.Drain}
+	}
 	partitions := map[int]bool{}
 	decoders := map[string]Decoder{}
 	stats := map[string]*streamStats{}
@@ -190,9 +192,7 @@ func (w *Worker) prepare(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if w.config.MaxEvents > 0 {
-			r.spent = func() bool { return left.Add(-1) >= 0 }
-		}
+		r.share = share
 		if d, ok := s.Target.(Decoder); ok {
 			decoders[s.Name] = d
 		}
@@ -230,6 +230,46 @@ func (w *Worker) prepare(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// allowance is how many events the streams of a worker may still take. A nil
+// one has no end.
+type allowance struct {
+	over func() // called when the last event has been appended
+
+	mu   sync.Mutex
+	left uint64 // to be taken
+	open uint64 // taken and not appended yet
+}
+
+// take takes one event; false when there is none left.
+func (a *allowance) take() bool {
+	if a == nil {
+		return true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.left == 0 {
+		return false
+	}
+	a.left--
+	a.open++
+	return true
+}
+
+// done tells that an event taken has been appended, and whether it was the
+// last one of all.
+func (a *allowance) done() bool {
+	if a == nil {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.open--; a.left > 0 || a.open > 0 {
+		return false
+	}
+	a.over()
+	return true
 }
 
 func (w *Worker) closeIdentities() {
