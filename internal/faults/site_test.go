@@ -146,8 +146,7 @@ func (s *site) send(w http.ResponseWriter, c *wire, n int) {
 		}
 		switch {
 		case c.mute.Load():
-			n-- // this stream sends nothing more, ever
-			<-c.ctx.Done()
+			<-c.ctx.Done() // this stream sends nothing more, ever
 			return
 		case c.end.Load():
 			return

@@ -3,11 +3,9 @@ package faults
 import (
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -58,6 +56,7 @@ const trouble = time.Second // how long the site is in trouble, where that ends 
 var faults = []fault{
 	{name: "mute: bytes stop, the socket stays", do: func(s *stage, w *wire) { w.mute.Store(true) }},
 	{name: "deaf: the kernel drops every segment", do: func(s *stage, w *wire) { deafen(s.t, s.tunnel()) }},
+	{name: "dropped: nftables drops the packets", do: func(s *stage, w *wire) { drop(s.t, s.tunnel()) }},
 	{name: "vanish: the peer is gone without FIN or RST", do: func(s *stage, w *wire) { vanish(s.t, s.tunnel()) }},
 	{name: "RST", do: func(s *stage, w *wire) { reset(s.t, w.conn) }},
 	{name: "clean EOF", do: func(s *stage, w *wire) { w.end.Store(true) }},
@@ -138,6 +137,35 @@ func (s *stage) revoke(w *wire) {
 	s.site.mu.Lock()
 	defer s.site.mu.Unlock()
 	s.site.refuse[w.token] = true
+}
+
+// TestNoContentEndsTheStream is the one row that is not survived: with 204 the
+// site says that there is no more.
+func TestNoContentEndsTheStream(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, l, true, true)
+	go func() {
+		w := s.first(t)
+		s.answerFor(t, time.Hour, func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusNoContent) })
+		w.end.Store(true)
+	}()
+	stream := &framework.Stream{
+		Target:  &framework.SSE{Request: framework.Request{URL: "http://" + s.addr + "/stream"}},
+		MinWait: 10 * time.Millisecond,
+	}
+	n := 0
+	for _, err := range stream.Events(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	if n == 0 {
+		t.Error("no event before the end")
+	}
 }
 
 // row is what became of the events.
@@ -318,15 +346,6 @@ func (c *collector) judge(t *testing.T, s *stage, gaps []framework.Gap) row {
 		}
 	}
 	return r
-}
-
-// TestMain lets many rows wait side by side: they use sockets, not cores.
-func TestMain(m *testing.M) {
-	flag.Parse()
-	if err := flag.Set("test.parallel", "12"); err != nil {
-		panic(err)
-	}
-	os.Exit(m.Run())
 }
 
 func TestFaultTable(t *testing.T) {
