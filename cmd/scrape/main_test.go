@@ -23,6 +23,10 @@ var update = flag.Bool("update", false, "write what the scripts compare with ane
 // TestMain lets the test binary act as scrape: what the tests start as
 // "scrape" is a process of its own, race detector included.
 func TestMain(m *testing.M) {
+	// Most tests wait for a site most of the time, on few cores too.
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err)
+	}
 	testscript.Main(m, map[string]func(){"scrape": func() { cmd.Main() }})
 }
 

@@ -123,13 +123,17 @@ func (o *output) String() string {
 // start starts scrape. The test ends it if nobody else does.
 func (p *place) start(args ...string) *process {
 	p.t.Helper()
-	return p.startProgram("scrape", args...)
+	return p.startWith(nil, "scrape", args...)
 }
 
-func (p *place) startProgram(name string, args ...string) *process {
+// startWith starts any program, changed in a way of its own.
+func (p *place) startWith(change func(*exec.Cmd), name string, args ...string) *process {
 	p.t.Helper()
 	r := &process{t: p.t, cmd: exec.Command(name, args...), stdout: &output{}, stderr: &output{}, over: make(chan struct{})}
 	r.cmd.Dir, r.cmd.Env, r.cmd.Stdout, r.cmd.Stderr = p.dir, p.env, r.stdout, r.stderr
+	if change != nil {
+		change(r.cmd)
+	}
 	r.cmd.WaitDelay = 5 * time.Second // what it left behind may hold its output open
 	if err := r.cmd.Start(); err != nil {
 		p.t.Fatal(err)

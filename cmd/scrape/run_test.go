@@ -194,14 +194,9 @@ func TestKilledAgainAndAgain(t *testing.T) {
 // and what was stopped at once is not lost.
 func TestInterrupts(t *testing.T) {
 	t.Parallel()
-	answers, err := parseFeed("== answer 200 text/event-stream\n== again\n== count 1000000 1ms\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	feed := newFeedServer(answers, nil)
-	defer feed.Close()
+	feed := ticks(t, "== answer 200 text/event-stream\n== again\n== count 1000000 1ms\n")
 	p := newPlace(t)
-	p.write("ticks.yaml", "name: ticks\nstreams:\n  - {name: feed, url: {{.URL}}}\nsinks:\n  - sqlite: {table: t}\n", map[string]any{"URL": feed.URL})
+	p.write("ticks.yaml", ticksFile, map[string]any{"URL": feed.URL})
 	rows := func() int { return len(p.rows("data/ticks.db", "t")) }
 	for range 3 {
 		had := rows()

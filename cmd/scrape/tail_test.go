@@ -8,12 +8,7 @@ import (
 // An event is on standard output as soon as it came, while the feed goes on.
 func TestTailFlushesEveryEvent(t *testing.T) {
 	t.Parallel()
-	answers, err := parseFeed("== answer 200 text/event-stream\ndata: first\n\n== pause 300ms\ndata: second\n\n== hang\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	feed := newFeedServer(answers, nil)
-	defer feed.Close()
+	feed := ticks(t, "== answer 200 text/event-stream\ndata: first\n\n== pause 300ms\ndata: second\n\n== hang\n")
 	p := newPlace(t)
 	tail := p.start("tail", feed.URL)
 	tail.until("the first event", func() bool { return strings.Contains(tail.stdout.String(), "\n") })
@@ -31,14 +26,9 @@ func TestTailFlushesEveryEvent(t *testing.T) {
 // A reader that goes away, as head does, ends tail without a word.
 func TestTailEndsWithItsReader(t *testing.T) {
 	t.Parallel()
-	answers, err := parseFeed("== answer 200 text/event-stream\n== count 100000 2ms\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	feed := newFeedServer(answers, nil)
-	defer feed.Close()
+	feed := ticks(t, "== answer 200 text/event-stream\n== count 100000 2ms\n")
 	p := newPlace(t)
-	sh := p.startProgram("sh", "-c", "scrape tail "+feed.URL+" | head -n 2")
+	sh := p.startWith(nil, "sh", "-c", "scrape tail "+feed.URL+" | head -n 2")
 	sh.wait(0)
 	if n := strings.Count(sh.stdout.String(), "\n"); n != 2 {
 		t.Errorf("%d lines", n)
