@@ -210,8 +210,12 @@ type forward struct {
 	addr   string
 	mu     sync.Mutex
 	status int // refuse with it
-	open   []net.Conn
+	open   []tunnel
 }
+
+// tunnel is what the proxy holds of one: its ends towards the client and the
+// site.
+type tunnel struct{ down, up net.Conn }
 
 func newForward(t *testing.T, from string) *forward {
 	t.Helper()
@@ -240,7 +244,7 @@ func newForward(t *testing.T, from string) *forward {
 			return
 		}
 		f.mu.Lock()
-		f.open = append(f.open, down)
+		f.open = append(f.open, tunnel{down, up})
 		f.mu.Unlock()
 		_, _ = io.WriteString(down, "HTTP/1.1 200 OK\r\n\r\n")
 		go func() { _, _ = io.Copy(up, down); up.Close() }()
@@ -253,17 +257,23 @@ func newForward(t *testing.T, from string) *forward {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		for _, c := range f.open {
-			c.Close()
+			c.down.Close()
 		}
 	})
 	return f
 }
 
-// tunnels are the proxy's ends of its tunnels, oldest first.
-func (f *forward) tunnels() []net.Conn {
+// carries is the proxy's end, towards the client, of the tunnel whose other end
+// the site sees; nil when it is not one of this proxy's.
+func (f *forward) carries(site net.Conn) net.Conn {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Clone(f.open)
+	for _, c := range f.open {
+		if c.up.LocalAddr().String() == site.RemoteAddr().String() {
+			return c.down
+		}
+	}
+	return nil
 }
 
 func (f *forward) refuse(status int) {

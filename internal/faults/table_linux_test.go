@@ -55,9 +55,9 @@ const trouble = time.Second // how long the site is in trouble, where that ends 
 
 var faults = []fault{
 	{name: "mute: bytes stop, the socket stays", do: func(s *stage, w *wire) { w.mute.Store(true) }},
-	{name: "deaf: the kernel drops every segment", do: func(s *stage, w *wire) { deafen(s.t, s.tunnel()) }},
-	{name: "dropped: nftables drops the packets", do: func(s *stage, w *wire) { drop(s.t, s.tunnel()) }},
-	{name: "vanish: the peer is gone without FIN or RST", do: func(s *stage, w *wire) { vanish(s.t, s.tunnel()) }},
+	{name: "deaf: the kernel drops every segment", do: func(s *stage, w *wire) { deafen(s.t, s.tunnel(w)) }},
+	{name: "dropped: nftables drops the packets", do: func(s *stage, w *wire) { drop(s.t, s.tunnel(w)) }},
+	{name: "vanish: the peer is gone without FIN or RST", do: func(s *stage, w *wire) { vanish(s.t, s.tunnel(w)) }},
 	{name: "RST", do: func(s *stage, w *wire) { reset(s.t, w.conn) }},
 	{name: "clean EOF", do: func(s *stage, w *wire) { w.end.Store(true) }},
 	{name: "EOF inside an event", do: func(s *stage, w *wire) { w.cut.Store(true) }},
@@ -82,7 +82,7 @@ var faults = []fault{
 			f.refuse(http.StatusProxyAuthRequired)
 			time.AfterFunc(trouble, func() { f.refuse(0) })
 		}
-		reset(s.t, s.tunnel())
+		reset(s.t, s.tunnel(w))
 	}},
 	{name: "429 with Retry-After: 1", do: func(s *stage, w *wire) {
 		s.site.answerFor(s.t, trouble, func(rw http.ResponseWriter, _ *http.Request) {
@@ -110,7 +110,7 @@ var faults = []fault{
 		s.site.mu.Unlock()
 		w.end.Store(true)
 	}},
-	{name: "the proxy closes the tunnel", do: func(s *stage, w *wire) { s.tunnel().Close() }},
+	{name: "the proxy closes the tunnel", do: func(s *stage, w *wire) { s.tunnel(w).Close() }},
 	{name: "token dead without a word", do: func(s *stage, w *wire) { s.revoke(w); w.mute.Store(true) }},
 	{name: "market closed for the night", closed: 3 * time.Second, do: func(s *stage, w *wire) {
 		s.site.mu.Lock()
@@ -120,17 +120,14 @@ var faults = []fault{
 }
 
 // tunnel is the proxy's end of the connection that carries the stream.
-func (s *stage) tunnel() net.Conn {
-	var newest net.Conn
+func (s *stage) tunnel(w *wire) net.Conn {
 	for _, f := range s.exits {
-		if open := f.tunnels(); len(open) > 0 {
-			newest = open[len(open)-1]
+		if c := f.carries(w.conn); c != nil {
+			return c
 		}
 	}
-	if newest == nil {
-		s.t.Fatal("no tunnel is open")
-	}
-	return newest
+	s.t.Fatal("no tunnel carries the stream")
+	return nil
 }
 
 func (s *stage) revoke(w *wire) {
