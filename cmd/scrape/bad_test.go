@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/holdline/scrape/internal/demo"
 )
@@ -294,13 +295,16 @@ func TestWrongProxyPasswordAtTheLogin(t *testing.T) {
 	p := foreign(t)
 	site, log := p.exchange()
 	p.env = append(p.env, "PROXY_PASSWORD=wr0ng-word")
-	r := p.start("run", "prices.yaml", "--for", "11s", "--progress", "plain")
+	r := p.start("run", "prices.yaml", "--progress", "plain")
+	const state = `state="waiting (proxy_auth`
+	r.until(state, func() bool { return strings.Contains(r.stderr.String(), state) })
+	r.interrupt()
 	r.wait(0)
 	// Chromium may have several requests under way when the first is refused.
 	if n := strings.Count(log.String(), "proxy refuses") + strings.Count(log.String(), "socks proxy refuses"); n < 1 || n > 4 {
 		t.Errorf("the proxies refused %d times", n)
 	}
-	says(t, r.stderr.String(), "proxy_auth", "password", `state="waiting (proxy_auth`)
+	says(t, r.stderr.String(), "level=ERROR", "cause=proxy_auth", "password")
 	saysNot(t, r.stderr.String(), "wr0ng-word", "isp-user")
 	if s := site.Stats(); s.Challenges+s.Logins+s.LoginsRefused != 0 {
 		t.Errorf("the site was reached: %+v", s)
@@ -315,12 +319,15 @@ func TestWrongSitePassword(t *testing.T) {
 	p := foreign(t)
 	site, _ := p.exchange()
 	p.env = append(p.env, "PRICES_PASSWORD=wr0ng-word")
-	r := p.start("run", "prices.yaml", "--for", "14s", "--progress", "plain", "--summary", "out.json")
+	r := p.start("run", "prices.yaml", "--progress", "plain", "--summary", "out.json")
+	const state = `state="waiting (login_failed`
+	r.until(state, func() bool { return strings.Contains(r.stderr.String(), state) })
+	r.interrupt()
 	r.wait(0)
 	if s := site.Stats(); s.LoginsRefused != 1 || s.Logins != 0 {
 		t.Errorf("the site saw %+v", s)
 	}
-	says(t, r.stderr.String(), "level=ERROR", "login_failed", "data/artifacts/prices/login-", ".error", `state="waiting (login_failed`)
+	says(t, r.stderr.String(), "level=ERROR", "login_failed", "data/artifacts/prices/login-", ".error")
 	saysNot(t, r.stderr.String(), "wr0ng-word")
 	if _, s := p.summary("out.json"); s.Events != 0 || s.Coverage != 0 || s.Logins != 0 {
 		t.Errorf("the account says %+v", s)
@@ -342,9 +349,19 @@ func TestLoginThatNeverSetsTheCookie(t *testing.T) {
 	if err := os.WriteFile(p.path("prices.yaml"), text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := p.start("run", "prices.yaml", "--for", "14s", "--progress", "plain")
+	r := p.start("run", "prices.yaml", "--progress", "plain")
+	tries := func() int { return strings.Count(r.stderr.String(), `msg="login failed"`) }
+	r.until("the first try", func() bool { return tries() > 0 })
+	began := time.Now()
+	r.until("the third try", func() bool { return tries() > 2 })
+	// After the first and the second try it waits half a second and a second at
+	// least, and each try waits a second for the cookie.
+	if took := time.Since(began); took < 3500*time.Millisecond {
+		t.Errorf("two more tries took only %v", took)
+	}
+	r.interrupt()
 	r.wait(0)
-	if s := site.Stats(); s.Logins < 1 || s.Logins > 4 {
+	if s := site.Stats(); s.Logins < 3 || s.Logins > 4 {
 		t.Errorf("the site saw %+v", s)
 	}
 	says(t, r.stderr.String(), "step 5", "never", "the cookie was never set", "data/artifacts/prices/login-")

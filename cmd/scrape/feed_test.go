@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -107,6 +108,7 @@ type feedServer struct {
 	*httptest.Server
 	over chan struct{}
 	once sync.Once
+	sent atomic.Int64 // numbered events
 
 	mu       sync.Mutex
 	answers  []answer
@@ -172,6 +174,7 @@ func (f *feedServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				fmt.Fprintf(out, "id: %d\nevent: tick\ndata: {\"n\":%d}\n\n", n, n)
 				out.Flush()
 				flush()
+				f.sent.Add(1)
 				if !f.wait(r, s.pause) {
 					return
 				}

@@ -166,7 +166,7 @@ func (r *process) wait(want int) {
 	r.t.Helper()
 	select {
 	case <-r.over:
-	case <-time.After(90 * time.Second):
+	case <-time.After(2 * time.Minute):
 		r.t.Fatal("scrape does not end")
 	}
 	if got := r.cmd.ProcessState.ExitCode(); got != want {
@@ -196,7 +196,7 @@ func (r *process) kill() {
 // until waits for ok, as long as scrape runs.
 func (r *process) until(what string, ok func() bool) {
 	r.t.Helper()
-	deadline := time.After(60 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	for !ok() {
 		select {
 		case <-r.over:

@@ -149,8 +149,10 @@ func TestSecretsStaySecret(t *testing.T) {
 	args = append(args, "--progress", "plain", "--log-level", "debug", "--summary", "out.json")
 
 	var written bytes.Buffer // where nothing may be found
-	run := func(more ...string) {
+	run := func(until func(log string) bool, more ...string) {
 		r := p.start(slices.Concat(args, more)...)
+		r.until("all that shall be seen", func() bool { return until(r.stderr.String()) })
+		r.interrupt()
 		r.wait(0)
 		fmt.Fprintf(&written, "%s\n%s\n", r.stdout, r.stderr)
 		summary, err := os.ReadFile(p.path("out.json"))
@@ -159,8 +161,13 @@ func TestSecretsStaySecret(t *testing.T) {
 		}
 		written.Write(summary)
 	}
-	run("--log-format", "json", "--for", "16s")
-	run("--for", "8s")
+	has := func(log string, all ...string) bool {
+		return !slices.ContainsFunc(all, func(s string) bool { return !strings.Contains(log, s) })
+	}
+	run(func(log string) bool {
+		return has(log, `"credential renewed before its end"`, "/artifacts/never/", "/artifacts/wrong/", "proxy refuses the account", `"state":"live"`)
+	}, "--log-format", "json")
+	run(func(log string) bool { return has(log, `msg="logged in"`, "/artifacts/never/") })
 	if n := len(p.rows("data/good.db", "prices")); n == 0 {
 		t.Fatal("the good target brought nothing")
 	}
