@@ -98,7 +98,12 @@ func (k *Keeper) fly(ctx context.Context, s *slot, f *flight, via Via, old *Cred
 
 	switch {
 	case err == nil:
-		log.Info("logged in", "took", took, "credential", credential)
+		until := "unknown"
+		if !credential.Expires.IsZero() {
+			until = credential.Expires.Format(time.RFC3339)
+		}
+		log.Info("logged in", "took", took, "until", until)
+		log.Debug("credential obtained", "credential", credential)
 	case abandoned:
 		log.Debug("login given up, nobody waits for it")
 	default:
