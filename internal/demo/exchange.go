@@ -151,7 +151,7 @@ func (e *Exchange) listen(addr string) (net.Listener, error) {
 	case err == nil:
 		return ln, nil
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("demo exchange: address %s is taken: end the program that holds it, or choose another port with Listen (--listen); the proxies take the three ports after it: %w", addr, err)
+		return nil, fmt.Errorf("demo exchange: address %s is taken: end the program that holds it, or choose another port with Listen (in a target file listen, else --listen); the proxies take the three ports after it: %w", addr, err)
 	case runtime.GOOS != "linux" && errors.Is(err, syscall.EADDRNOTAVAIL):
 		return nil, fmt.Errorf("demo exchange: this machine has no address %s; only Linux has all of 127.0.0.0/8 by itself, elsewhere add 127.0.0.11 to 127.0.0.16 and 127.0.0.21 to 127.0.0.28 to the loopback interface: %w", addr, err)
 	}
