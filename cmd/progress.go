@@ -63,12 +63,12 @@ func (a *app) newProgress(o runFlags) (*progress, error) {
 		p.file, p.tail = file, &logTail{out: file}
 		to = p.tail
 	}
-	options := &slog.HandlerOptions{Level: level}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: readable}
 	switch o.logFormat {
 	case "json":
 		p.log = slog.New(slog.NewJSONHandler(to, options))
 	case "text":
-		options.ReplaceAttr = shortTime
+		options.ReplaceAttr = shortText
 		p.log = slog.New(slog.NewTextHandler(to, options))
 	default:
 		return nil, fmt.Errorf("--log-format %s: use text or json", o.logFormat)

@@ -67,6 +67,12 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 	if err := usable(o.data); err != nil {
 		return fail(ExitSetup, err)
 	}
+	if o.summary != "" {
+		// Days later would be too late to tell.
+		if dir, err := os.Stat(filepath.Dir(o.summary)); err != nil || !dir.IsDir() {
+			return fail(ExitSetup, fmt.Errorf("--summary %s: there is no directory %s: make it, or name another file", o.summary, filepath.Dir(o.summary)))
+		}
+	}
 	w := &wiring{files: files, worker: worker, data: o.data, adopt: o.adopt, log: log}
 
 	dir := string(worker.Journal.Dir)

@@ -63,7 +63,7 @@ and ends when the server answers 204 or a limit is reached.`,
 			if request.Method == "" && request.Body != "" {
 				request.Method = "POST"
 			}
-			log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: shortTime}))
+			log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: shortText}))
 			identity := framework.IdentityConfig{Key: "tail", Hosts: []string{u.Host}, Log: log}
 			if proxy != "" {
 				exit, err := proxies.ParseExit(proxy)
@@ -146,10 +146,18 @@ func (a *app) tail(ctx context.Context, s *framework.Stream, raw bool, most uint
 	return nil
 }
 
-// shortTime makes a log line's time readable beside others of the same hour.
-func shortTime(groups []string, at slog.Attr) slog.Attr {
+// readable writes durations for people, in JSON too.
+func readable(_ []string, at slog.Attr) slog.Attr {
+	if at.Value.Kind() == slog.KindDuration {
+		return slog.String(at.Key, at.Value.Duration().Round(time.Millisecond).String())
+	}
+	return at
+}
+
+// shortText also makes a log line's time readable beside others of the same hour.
+func shortText(groups []string, at slog.Attr) slog.Attr {
 	if len(groups) == 0 && at.Key == slog.TimeKey {
 		return slog.String(slog.TimeKey, at.Value.Time().Format("15:04:05.000"))
 	}
-	return at
+	return readable(groups, at)
 }

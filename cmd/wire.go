@@ -131,13 +131,12 @@ func (w *wiring) identities(f *targets.File) (*framework.Identities, error) {
 		if err != nil {
 			return nil, err
 		}
-		log := w.log.With("target", f.Name)
 		c.Keeper = auth.NewKeeper(auth.Config{
 			Name:            f.Name,
 			Source:          source,
 			RenewBefore:     time.Duration(f.Auth.RenewBefore),
 			AttemptsPerHour: f.Auth.AttemptsPerHour,
-			Log:             log,
+			Log:             w.log, // the Name is in every line
 		})
 	}
 	return framework.NewIdentities(c), nil
@@ -322,7 +321,7 @@ func (w *wiring) startDemos(ctx context.Context) (stop func(), err error) {
 		}
 		if err != nil {
 			stop()
-			return nil, fmt.Errorf("%s: demo: %w", f.Path, err)
+			return nil, fmt.Errorf("%s: %w", f.Path, err)
 		}
 		seen = append(seen, f.Demo.Plan.Settings)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -16,6 +17,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/holdline/scrape/cmd"
+	"github.com/holdline/scrape/framework"
+	"github.com/holdline/scrape/targets"
 )
 
 var update = flag.Bool("update", false, "write what the scripts compare with anew")
@@ -27,7 +30,23 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", "4"); err != nil {
 		panic(err)
 	}
-	testscript.Main(m, map[string]func(){"scrape": func() { cmd.Main() }})
+	testscript.Main(m, map[string]func(){
+		"scrape": func() { cmd.Main() },
+		"custom": func() { cmd.Main(cmd.WithTarget("hopeless", hopeless)) },
+	})
+}
+
+// hopeless is a plugin whose site can never be read.
+func hopeless(*targets.File, func(any) error) (framework.Target, error) { return closed{}, nil }
+
+type closed struct{}
+
+func (closed) Open(context.Context, *framework.Session, framework.Cursor) (framework.Connection, error) {
+	return nil, errors.New("the site has been closed for ever")
+}
+
+func (closed) Classify(*framework.Outcome) framework.Verdict {
+	return framework.Verdict{Remedy: framework.Fail}
 }
 
 func TestScripts(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -156,8 +157,62 @@ func TestPrices(t *testing.T) {
 	if more := p.wantTruth("data", "prices"); uint64(more) != one.Events+two.Events {
 		t.Errorf("%d rows of %d and %d events", more, one.Events, two.Events)
 	}
+	if out := again.stdout.String(); !strings.HasPrefix(out, "\nAfter ") {
+		t.Errorf("standard output holds more than the account: %q", out)
+	}
 	says(t, again.stdout.String(), "prices/market: ", "coverage 100.000 %, gaps: 0", "scrape query data/prices.db")
 	p.wantNothingLeft()
+}
+
+// An interrupt in the middle of a login ends it, and the browser with it.
+func TestInterruptedLogin(t *testing.T) {
+	t.Parallel()
+	p := newPrices(t)
+	r := p.start("run", "prices.yaml", "--progress", "none")
+	r.until("a browser", func() bool { return len(p.left()) > 0 })
+	time.Sleep(rand.N(time.Second)) // any moment of it
+	r.interrupt()
+	r.wait(0)
+	p.wantNothingLeft()
+	p.wantTruth("data", "prices")
+}
+
+// The demo exchange by itself is what target files start.
+func TestDemoAlone(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	listen := "127.0.0.1:" + strconv.Itoa(p.Port)
+	r := p.start("demo", "--listen", listen)
+	r.until("all of its doors", func() bool { return strings.Count(r.stdout.String(), "\n") == 8 })
+	resp, err := http.Get("http://" + listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusForbidden {
+		t.Errorf("the door is open: %s", resp.Status)
+	}
+	says(t, r.stdout.String(), "exchange  http://"+listen, "password correct-horse", "socks5://127.0.0.15:", "gateway")
+	second := p.start("demo", "--listen", listen)
+	second.wait(3)
+	says(t, second.stderr.String(), listen+" is taken")
+	r.interrupt()
+	r.wait(0)
+}
+
+// The target files that come with the program are in order.
+func TestTargetFiles(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../../targets/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no target files", err)
+	}
+	for i, f := range files {
+		if files[i], err = filepath.Abs(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	newPlace(t).start(append([]string{"check"}, files...)...).wait(0)
 }
 
 // kill -9 at any moment, in the middle of a login too, loses nothing and leaves
