@@ -67,6 +67,9 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 	if err := usable(o.data); err != nil {
 		return fail(ExitSetup, err)
 	}
+	if o.duration < 0 {
+		return fail(ExitUsage, fmt.Errorf("--for %v: a time to run is not negative", o.duration))
+	}
 	if o.summary != "" {
 		// Days later would be too late to tell.
 		if dir, err := os.Stat(filepath.Dir(o.summary)); err != nil || !dir.IsDir() {

@@ -45,6 +45,9 @@ and ends when the server answers 204 or a limit is reached.`,
 			if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 				return fail(ExitUsage, errors.New("the URL must be one such as https://example.com/stream"))
 			}
+			if duration < 0 {
+				return fail(ExitUsage, fmt.Errorf("--for %v: a time to run is not negative", duration))
+			}
 			request.Header = map[string]string{}
 			for _, h := range headers {
 				name, value, ok := strings.Cut(h, ":")

@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -9,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -258,11 +261,13 @@ func TestInterrupts(t *testing.T) {
 	p := newPlace(t)
 	p.write("ticks.yaml", ticksFile, map[string]any{"URL": feed.URL})
 	rows := func() int { return len(p.rows("data/ticks.db", "t")) }
-	for range 3 {
+	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
 		had := rows()
 		r := p.start("run", "ticks.yaml", "--progress", "none", "--summary", "out.json")
 		r.until("events", func() bool { return rows() > had })
-		r.interrupt()
+		if err := r.cmd.Process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
 		r.wait(0)
 		if _, s := p.summary("out.json"); s.Delivered != s.Events || uint64(rows()-had) != s.Events || len(s.Gaps) != 0 {
 			t.Errorf("after draining %d rows are new, and the account is %+v", rows()-had, s)
