@@ -111,7 +111,7 @@ func (l *lease) expires() time.Time {
 
 func (l *lease) via() auth.Via {
 	if l == nil {
-		return auth.Via{Exit: "direct"}
+		return auth.Via{Exit: "direct", Dial: proxies.DialDirect}
 	}
 	return auth.Via{Exit: l.Exit().Name, Dial: l.DialContext}
 }

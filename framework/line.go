@@ -222,7 +222,10 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 	a.from = r.cursor
 	waiting := l.waiting
 	r.mu.Unlock()
-	a.watch = watch.New(watch.Config{Stale: r.stale(silences), Quiet: r.QuietAfter, Fire: l.silent})
+	a.watch = watch.New(watch.Config{
+		Stale: r.stale(silences), Rhythm: r.learning(), Quiet: r.QuietAfter,
+		Fire: l.silent, Buffered: func(every time.Duration) { r.buffered(a, every) },
+	})
 	if !waiting {
 		r.stats.set("connecting", a.id.lease.exit())
 	}
@@ -253,17 +256,42 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 	return nil
 }
 
-// stale is the limit of the byte clock. After a fresh line and another exit
-// were silent, too, the feed is quiet rather than dead: the clock doubles.
+// stale is the limit of the byte clock until the first event. After a fresh
+// line and another exit were silent, too, the feed is quiet rather than dead:
+// the clock doubles.
 func (r *runner) stale(silences int) time.Duration {
-	const ceiling = 10 * time.Minute
-	d := r.StaleAfter
+	const (
+		ceiling = 10 * time.Minute
+		// A fresh line has answered already: while the limit is learnt, one
+		// heartbeat of the night is waited for before exits and logins are
+		// spent on a feed that kept another rhythm by day.
+		patience = 20 * time.Second
+	)
+	least := r.StaleAfter
+	if least == 0 {
+		least = max(patience, r.rhythm.Limit())
+	}
+	d := least
 	for range silences - 2 {
 		if d = 2 * d; d > ceiling {
-			return max(ceiling, r.StaleAfter)
+			return max(ceiling, least)
 		}
 	}
 	return d
+}
+
+// learning is the stream's rhythm, or nil where its limit is given.
+func (r *runner) learning() *watch.Rhythm {
+	if r.StaleAfter != 0 {
+		return nil
+	}
+	return &r.rhythm
+}
+
+// buffered notes that somebody on the way gathers what the site sends.
+func (r *runner) buffered(a *attempt, every time.Duration) {
+	r.stats.buffered.Add(1)
+	r.Log.Warn("a server or proxy on the way buffers: events come late and in bursts", "exit", a.id.lease.exit(), "every", every.Round(10*time.Millisecond))
 }
 
 // odd notes what the feed's format drops without a word.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdline/scrape/internal/splice"
 	"github.com/holdline/scrape/internal/sse"
+	"github.com/holdline/scrape/internal/watch"
 )
 
 // Stream is one logical feed of a target, to be held for days. Its zero fields
@@ -29,7 +30,9 @@ type Stream struct {
 	// types keep the line alive but are neither journaled nor delivered.
 	Types []string
 	// StaleAfter is the longest wait for a byte before the line is taken for
-	// dead; 0 means 45 s, negative for ever.
+	// dead; negative means for ever. 0 learns it from the stream: 45 s at
+	// first, then as long as the pauses that it makes allow, between 1 s and
+	// 30 min. What was learnt is kept from one connection to the next.
 	StaleAfter time.Duration
 	// QuietAfter is the longest wait for an event of a kept type while other
 	// bytes arrive; 0 or negative means for ever.
@@ -79,7 +82,6 @@ func (s *Stream) withDefaults() Stream {
 	if c.Limits == nil {
 		c.Limits = &Limits{}
 	}
-	c.StaleAfter = or(c.StaleAfter, 45*time.Second)
 	c.MinWait = or(c.MinWait, time.Second)
 	c.MaxWait = max(or(c.MaxWait, time.Minute), c.MinWait)
 	c.HealthyAfter = or(c.HealthyAfter, 10*time.Second)
@@ -101,9 +103,10 @@ func or(d, otherwise time.Duration) time.Duration {
 // second one for the length of a handover.
 type runner struct {
 	Stream
-	log   StreamLog
-	types map[string]bool
-	share *allowance // of the worker's events; nil without a limit
+	log    StreamLog
+	types  map[string]bool
+	share  *allowance   // of the worker's events; nil without a limit
+	rhythm watch.Rhythm // of all connections
 
 	wg    sync.WaitGroup
 	stats streamStats
