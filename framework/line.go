@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sethvargo/go-retry"
@@ -28,12 +29,13 @@ type line struct {
 	old      *line       // the line it takes over from
 	deadline *time.Timer // the end of the wait; nil for a stream's first line
 
-	mu       sync.Mutex
-	conn     Connection
-	planned  Cause // why the connection is being closed on purpose
-	silence  watch.Kind
-	waited   time.Duration
-	replaced bool // another line has taken over
+	mu      sync.Mutex
+	conn    Connection
+	planned Cause // why the connection is being closed on purpose
+	silence watch.Kind
+	waited  time.Duration
+
+	replaced atomic.Bool // another line has taken over
 }
 
 var (
@@ -58,17 +60,15 @@ func (r *runner) renumber(l *line) {
 	l.seam = splice.Line{Number: r.lines}
 }
 
-func (l *line) closed() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.replaced
-}
+func (l *line) closed() bool { return l.replaced.Load() }
 
 // shut closes the line's connection on purpose.
 func (l *line) shut(cause Cause, replaced bool) {
+	if replaced {
+		l.replaced.Store(true)
+	}
 	l.mu.Lock()
 	l.planned = cause
-	l.replaced = l.replaced || replaced
 	conn := l.conn
 	l.mu.Unlock()
 	if conn != nil {
@@ -248,7 +248,7 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 	a.conn, a.began = conn, time.Now()
 	l.mu.Lock()
 	l.conn = conn
-	late := l.silence != 0 || l.replaced || l.planned != "" // before there was a conn to close
+	late := l.silence != 0 || l.closed() || l.planned != "" // before there was a conn to close
 	l.mu.Unlock()
 	if late {
 		conn.Close()
@@ -386,7 +386,7 @@ func (l *line) reason(err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case l.replaced:
+	case l.closed():
 		return errReplaced
 	case l.planned != "":
 		return errPlanned
