@@ -21,7 +21,7 @@ endif
 
 help: ## this list
 	@echo "make run ARGS='--for 60s --summary out.json' passes flags on; FUZZTIME=5m make fuzz"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 # exec, so that Ctrl-C reaches scrape once and nothing comes after its account.
 # make turns every exit code but 0 into 2: call bin/scrape for the exact one.

@@ -88,6 +88,7 @@ func OpenSSE(ctx context.Context, s *Session, req *http.Request, from Cursor, o 
 	case !strings.EqualFold(essence, "text/event-stream"):
 		return nil, NewHTTPError(resp, fmt.Sprintf("content type %q is not text/event-stream", essence))
 	}
+	resp.Header = nil // the body keeps the answer, for as long as it is read
 	c := &sseConnection{options: o, session: s}
 	c.body = s.Watch(resp.Body)
 	c.decoder = sse.NewDecoder(c.body, sse.Options{
@@ -123,10 +124,10 @@ func (c *sseConnection) typeName(b []byte) string {
 	t, ok := c.types[string(b)]
 	if !ok {
 		t = string(b)
-		if len(c.types) < maxTypes {
-			if c.types == nil {
-				c.types = map[string]string{}
-			}
+		if c.typ != "" && c.types == nil {
+			c.types = map[string]string{c.typ: c.typ} // most feeds have one type
+		}
+		if c.types != nil && len(c.types) < maxTypes {
 			c.types[t] = t
 		}
 	}
@@ -138,12 +139,12 @@ func (c *sseConnection) typeName(b []byte) string {
 // event brings one; the blocks are small, since one cursor keeps its block.
 func (c *sseConnection) cursorOf(id []byte) Cursor {
 	const block = 256
-	if c.cursors.Cap()-c.cursors.Len() < len(id) {
+	if size := c.cursors.Cap(); size-c.cursors.Len() < len(id) {
 		c.cursors.Reset()
 		if len(id) > block/4 {
 			return Cursor(id)
 		}
-		c.cursors.Grow(block)
+		c.cursors.Grow(max(min(2*size, block), len(id)))
 	}
 	start := c.cursors.Len()
 	c.cursors.Write(id)

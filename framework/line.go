@@ -133,56 +133,82 @@ func (r *runner) hold(ctx context.Context, cancel context.CancelFunc, l *line, a
 	for {
 		var err error
 		if a == nil {
-			a, err = r.connect(ctx, l, s)
+			apart(func() { a, err = r.connect(ctx, l, s) })
 		}
 		if err == nil {
 			err = r.pump(ctx, cancel, l, a)
 		}
-		if l.closed() || ctx.Err() != nil || r.abandon(l) || r.inherit(ctx, l) {
-			r.leave(l, a, s, "")
+		var wait time.Duration
+		over := true
+		apart(func() { wait, over = r.settle(ctx, cancel, l, a, err, s) })
+		if over || sleep(ctx, wait) != nil {
 			return
 		}
-		if journal := (*journalError)(nil); errors.As(err, &journal) || errors.Is(err, errEnough) {
-			r.leave(l, a, s, "")
-			if journal != nil {
-				r.stats.failed(journal)
-				r.end(cancel, journal)
-			} else {
-				r.end(cancel, nil)
-			}
-			return
-		}
-		outcome, verdict := r.judge(l, a, err, s)
-		r.lost(verdict.Cause)
-		asked := a.retry()
-		r.leave(l, a, s, verdict.Cause)
+		r.renew(l)
 		a = nil
-		switch verdict.Remedy {
-		case Stop:
-			r.stats.set("done", outcome.Err.Error())
-			r.end(cancel, nil)
-			return
-		case Fail:
-			r.stats.failed(outcome.Err)
-			r.end(cancel, outcome.Err)
-			return
-		case Reauthenticate, Rotate:
-			s.fix, s.outcome = verdict.Remedy, outcome
-		}
-		r.stats.reconnect(verdict.Cause)
-		if verdict.Remedy == Reauthenticate {
-			r.stats.expired()
-		}
-		if r.pause(ctx, outcome, verdict, s, asked) != nil {
-			return
-		}
-		l.mu.Lock()
-		l.planned, l.silence, l.conn = "", 0, nil
-		l.mu.Unlock()
-		r.mu.Lock()
-		r.renumber(l)
-		r.mu.Unlock()
 	}
+}
+
+// apart runs f on a stack of its own. Logins, handshakes and log lines need
+// several times the stack of a line that waits for its next event, and a stack
+// that has grown stays so as long as it is used.
+func apart(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	<-done
+}
+
+// settle ends an attempt. It tells how long to wait before the next one, or
+// that the line is over.
+func (r *runner) settle(ctx context.Context, cancel context.CancelFunc, l *line, a *attempt, err error, s *streak) (wait time.Duration, over bool) {
+	if l.closed() || ctx.Err() != nil || r.abandon(l) || r.inherit(ctx, l) {
+		r.leave(l, a, s, "")
+		return 0, true
+	}
+	if journal := (*journalError)(nil); errors.As(err, &journal) || errors.Is(err, errEnough) {
+		r.leave(l, a, s, "")
+		if journal != nil {
+			r.stats.failed(journal)
+			r.end(cancel, journal)
+		} else {
+			r.end(cancel, nil)
+		}
+		return 0, true
+	}
+	outcome, verdict := r.judge(l, a, err, s)
+	r.lost(verdict.Cause)
+	asked := a.retry()
+	r.leave(l, a, s, verdict.Cause)
+	switch verdict.Remedy {
+	case Stop:
+		r.stats.set("done", outcome.Err.Error())
+		r.end(cancel, nil)
+		return 0, true
+	case Fail:
+		r.stats.failed(outcome.Err)
+		r.end(cancel, outcome.Err)
+		return 0, true
+	case Reauthenticate, Rotate:
+		s.fix, s.outcome = verdict.Remedy, outcome
+	}
+	r.stats.reconnect(verdict.Cause)
+	if verdict.Remedy == Reauthenticate {
+		r.stats.expired()
+	}
+	return r.pause(ctx, outcome, verdict, s, asked), false
+}
+
+// renew makes the line ready for its next connection.
+func (r *runner) renew(l *line) {
+	l.mu.Lock()
+	l.planned, l.silence, l.conn = "", 0, nil
+	l.mu.Unlock()
+	r.mu.Lock()
+	r.renumber(l)
+	r.mu.Unlock()
 }
 
 // connect chooses an identity, mending the last one if it must, and opens a
@@ -453,9 +479,8 @@ func (r *runner) lost(cause Cause) {
 	r.lostCause = cause
 }
 
-// pause waits as long as the verdict, the site and the backoff ask for. Its
-// error is ctx's.
-func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, asked time.Duration) error {
+// pause is as long as the verdict, the site and the backoff ask for.
+func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, asked time.Duration) time.Duration {
 	planned := errors.Is(o.Err, errPlanned)
 	// What a new identity or another try will most likely cure is tried at
 	// once; what fails again and again is not.
@@ -480,10 +505,15 @@ func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, as
 	}
 	r.Log.Log(ctx, level, "connection ended", "cause", v.Cause, "remedy", v.Remedy.String(), "wait", wait.Round(time.Millisecond).String(), "error", o.Err)
 	r.stats.waiting(v, wait, o.Err, planned)
-	if wait <= 0 {
+	return wait
+}
+
+// sleep waits. Its error is ctx's.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
 		return ctx.Err()
 	}
-	t := time.NewTimer(wait)
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:

@@ -99,8 +99,8 @@ func or(d, otherwise time.Duration) time.Duration {
 }
 
 // runner is one stream at work. Each of its lines is one goroutine that reads
-// a connection and opens the next one after it; there is one line, and a
-// second one for the length of a handover.
+// a connection and opens the next one after it; there is one line, which is
+// run's own goroutine, and a second one for the length of a handover.
 type runner struct {
 	Stream
 	log    StreamLog
@@ -162,8 +162,8 @@ func (r *runner) run(ctx context.Context) error {
 	defer cancel()
 	r.stats.begin(time.Now())
 	first := r.newLine()
-	r.wg.Go(func() { r.hold(ctx, cancel, first, nil) })
-	r.wg.Wait()
+	r.hold(ctx, cancel, first, nil)
+	r.wg.Wait() // for those that have taken over
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stats.end(time.Now())
@@ -217,7 +217,9 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event) error {
 			r.Log.Warn("the site has begun its ids anew", "id", string(ev.ID))
 		}
 		if v.Join == splice.Possible || v.Join == splice.Missing {
-			if err := r.gap(ctx, v, ev); err != nil {
+			var err error
+			apart(func() { err = r.gap(ctx, v, ev) })
+			if err != nil {
 				return err
 			}
 		}
@@ -244,7 +246,9 @@ func (r *runner) reached(at time.Time) {
 	}
 	if r.lostCause != CausePlanned {
 		r.stats.resume(at.Sub(r.lostAt))
-		r.Log.Info("resumed", "after", at.Sub(r.lostAt).Round(time.Millisecond).String(), "cause", r.lostCause)
+		apart(func() {
+			r.Log.Info("resumed", "after", at.Sub(r.lostAt).Round(time.Millisecond).String(), "cause", r.lostCause)
+		})
 	}
 	r.lostAt = time.Time{}
 }
