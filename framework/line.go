@@ -317,7 +317,7 @@ func (r *runner) learning() *watch.Rhythm {
 // buffered notes that somebody on the way gathers what the site sends.
 func (r *runner) buffered(a *attempt, every time.Duration) {
 	r.stats.buffered.Add(1)
-	r.Log.Warn("a server or proxy on the way buffers: events come late and in bursts", "exit", a.id.lease.exit(), "every", every.Round(10*time.Millisecond))
+	r.Log.Warn("a server or proxy on the way buffers: events come late and in bursts", "exit", a.id.lease.exit(), "every", every.Round(10*time.Millisecond).String())
 }
 
 // odd notes what the feed's format drops without a word.
