@@ -17,11 +17,11 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check build install setup setup-test fuzz bench clean
+.PHONY: help run test check build install setup setup-test fuzz bench bench-peers clean
 
 help: ## this list
 	@echo "make run ARGS='--for 60s --summary out.json' passes flags on; FUZZTIME=5m make fuzz"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 # exec, so that Ctrl-C reaches scrape once and nothing comes after its account.
 # make turns every exit code but 0 into 2: call bin/scrape for the exact one.
@@ -69,6 +69,9 @@ fuzz: ## every fuzz target for FUZZTIME each
 
 bench: ## every benchmark, or BENCH=Regexp
 	@$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+bench-peers: ## beside other clients: decoder, client, memory and silence, as Markdown (downloads the peers)
+	@cd internal/bench && $(GO) run . $(ARGS)
 
 clean: ## what was built and found; keeps data/ and downloads
 	@rm -rf bin .cache

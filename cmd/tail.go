@@ -84,7 +84,7 @@ and ends when the server answers 204 or a limit is reached.`,
 				Target:     &framework.SSE{Request: request, Options: framework.SSEOptions{Done: done, StopAtEnd: once}},
 				Host:       request.Host(),
 				Identities: identities,
-				StaleAfter: stale,
+				StaleAfter: staleAfter(stale, done != "" || once),
 				From:       framework.Cursor(lastID),
 				Log:        log,
 			}
@@ -105,7 +105,7 @@ and ends when the server answers 204 or a limit is reached.`,
 	f.StringVarP(&request.Body, "data", "d", "", "body to send; @FILE reads it from a file")
 	f.StringVar(&proxy, "proxy", "", "leave through this proxy: http, https, socks5 or socks5h URL")
 	f.StringVar(&lastID, "last-event-id", "", "resume after this event")
-	f.DurationVar(&stale, "stale-after", 45*time.Second, "reconnect when no byte has come for so long; negative: never")
+	f.DurationVar(&stale, "stale-after", 0, "reconnect when no byte has come for so long; 0: learn it from the stream; negative: never")
 	f.Uint64Var(&maxEvents, "max-events", 0, "end after so many events")
 	f.DurationVar(&duration, "for", 0, "end after so long")
 	f.BoolVar(&raw, "raw", false, "print only the data of the events, one a line as it is")

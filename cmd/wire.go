@@ -82,7 +82,7 @@ func (w *wiring) stream(f *targets.File, st *targets.Stream, identities *framewo
 		Host:         host,
 		Identities:   identities,
 		Types:        st.Types,
-		StaleAfter:   time.Duration(st.StaleAfter),
+		StaleAfter:   staleAfter(time.Duration(st.StaleAfter), st.Done != "" || st.OnEnd == "stop"),
 		QuietAfter:   time.Duration(st.QuietAfter),
 		MinWait:      time.Duration(st.Reconnect.Min),
 		MaxWait:      time.Duration(st.Reconnect.Max),
@@ -93,6 +93,16 @@ func (w *wiring) stream(f *targets.File, st *targets.Stream, identities *framewo
 		Budget:       w.budget,
 		Log:          w.log,
 	}
+}
+
+// staleAfter is how long a stream may be silent; 0 learns it. A finite stream
+// teaches no rhythm: it may think for a while between two bursts, and what is
+// cut off does not come again.
+func staleAfter(d time.Duration, finite bool) time.Duration {
+	if d == 0 && finite {
+		return 45 * time.Second
+	}
+	return d
 }
 
 func (w *wiring) sink(f *targets.File, s *targets.Sink) framework.SinkConfig {

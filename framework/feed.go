@@ -81,12 +81,15 @@ type gathered struct {
 	events []Event
 	block  []byte
 	size   int
+	calm   int
 }
 
 const (
 	maxGathered      = 512
 	maxGatheredBytes = 1 << 20
-	blockBytes       = 16 << 10
+	minBlock         = 512
+	maxBlock         = 64 << 10
+	calm             = 100 // runs much shorter than the space kept for them
 )
 
 // Append implements StreamLog.
@@ -95,12 +98,14 @@ func (f *feed) Append(ctx context.Context, ev *Event) error {
 		f.mu.Lock()
 		g := f.gathering
 		if n := len(g.events); n == 0 || n < maxGathered && g.size+len(ev.Data) <= maxGatheredBytes {
-			kept := *ev
+			g.events = append(g.events, *ev)
+			kept := &g.events[n]
 			kept.ID, kept.Data = g.copy(ev.ID), g.copy(ev.Data)
-			g.events = append(g.events, kept)
 			g.size += len(ev.Data)
 			f.mu.Unlock()
-			f.wake()
+			if n == 0 {
+				f.wake() // for all that follow, too
+			}
 			return nil
 		}
 		f.mu.Unlock()
@@ -113,13 +118,13 @@ func (f *feed) Append(ctx context.Context, ev *Event) error {
 }
 
 // copy puts b into the block. A block that is full is left to the events that
-// lie in it.
+// lie in it, and the next one is larger.
 func (g *gathered) copy(b []byte) []byte {
 	if b == nil {
 		return nil
 	}
 	if cap(g.block)-len(g.block) < len(b) {
-		g.block = make([]byte, 0, max(blockBytes, len(b)))
+		g.block = make([]byte, 0, max(min(2*cap(g.block), maxBlock), minBlock, len(b)))
 	}
 	start := len(g.block)
 	g.block = append(g.block, b...)
@@ -136,6 +141,13 @@ func (f *feed) wake() {
 // take returns what was gathered and gathers into spare from now on.
 func (f *feed) take(spare *gathered) *gathered {
 	clear(spare.events)
+	spare.calm++
+	if len(spare.events) > cap(spare.events)/8 {
+		spare.calm = 0
+	}
+	if spare.calm > calm || cap(spare.block) > maxBlock {
+		*spare = gathered{} // what a burst needed is not kept
+	}
 	spare.events, spare.block, spare.size = spare.events[:0], spare.block[:0], 0
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -38,7 +38,6 @@ func (l *line) heldFirst(id []byte, content uint64) bool {
 // plan arranges the handovers that can be foreseen for the connection. The
 // function it returns calls them off.
 func (r *runner) plan(ctx context.Context, cancel context.CancelFunc, l *line, a *attempt) (off func()) {
-	own, stop := context.WithCancel(ctx)
 	at, cause := a.id.renewAt(), CauseRenewal
 	if end := a.id.lease.expires(); !end.IsZero() {
 		if end = end.Add(-leaseMargin); at.IsZero() || end.Before(at) {
@@ -46,8 +45,9 @@ func (r *runner) plan(ctx context.Context, cancel context.CancelFunc, l *line, a
 		}
 	}
 	if at.IsZero() {
-		return stop
+		return func() {}
 	}
+	own, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
 	timer := time.AfterFunc(max(time.Until(at), 0), func() {
 		defer close(done)

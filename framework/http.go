@@ -88,7 +88,8 @@ func OpenSSE(ctx context.Context, s *Session, req *http.Request, from Cursor, o 
 	case !strings.EqualFold(essence, "text/event-stream"):
 		return nil, NewHTTPError(resp, fmt.Sprintf("content type %q is not text/event-stream", essence))
 	}
-	c := &sseConnection{options: o, session: s, types: map[string]string{}}
+	resp.Header = nil // the body keeps the answer, for as long as it is read
+	c := &sseConnection{options: o, session: s}
 	c.body = s.Watch(resp.Body)
 	c.decoder = sse.NewDecoder(c.body, sse.Options{
 		MaxEvent:    o.MaxEvent,
@@ -107,7 +108,9 @@ type sseConnection struct {
 	decoder *sse.Decoder
 	event   sse.Event
 	types   map[string]string // event names seen, so that naming one costs nothing
+	typ     string            // the last one
 	cursor  Cursor
+	cursors strings.Builder // of the last cursors
 }
 
 // maxTypes bounds the names kept: a feed that makes up names must not fill
@@ -115,14 +118,37 @@ type sseConnection struct {
 const maxTypes = 256
 
 func (c *sseConnection) typeName(b []byte) string {
-	if t, ok := c.types[string(b)]; ok {
-		return t
+	if c.typ == string(b) {
+		return c.typ
 	}
-	t := string(b)
-	if len(c.types) < maxTypes {
-		c.types[t] = t
+	t, ok := c.types[string(b)]
+	if !ok {
+		t = string(b)
+		if c.typ != "" && c.types == nil {
+			c.types = map[string]string{c.typ: c.typ} // most feeds have one type
+		}
+		if c.types != nil && len(c.types) < maxTypes {
+			c.types[t] = t
+		}
 	}
+	c.typ = t
 	return t
+}
+
+// cursorOf makes a cursor of an id. Cursors share blocks of memory, since every
+// event brings one; the blocks are small, since one cursor keeps its block.
+func (c *sseConnection) cursorOf(id []byte) Cursor {
+	const block = 256
+	if size := c.cursors.Cap(); size-c.cursors.Len() < len(id) {
+		c.cursors.Reset()
+		if len(id) > block/4 {
+			return Cursor(id)
+		}
+		c.cursors.Grow(max(min(2*size, block), len(id)))
+	}
+	start := c.cursors.Len()
+	c.cursors.Write(id)
+	return Cursor(c.cursors.String()[start:])
 }
 
 func (c *sseConnection) Next(ev *Event) error {
@@ -137,7 +163,7 @@ func (c *sseConnection) Next(ev *Event) error {
 		ev.ID = c.event.ID
 	}
 	if string(c.event.ID) != string(c.cursor) {
-		c.cursor = Cursor(c.event.ID)
+		c.cursor = c.cursorOf(c.event.ID)
 	}
 	ev.Type = c.typeName(c.event.Type)
 	ev.Data = c.event.Data

@@ -111,7 +111,7 @@ func (l *lease) expires() time.Time {
 
 func (l *lease) via() auth.Via {
 	if l == nil {
-		return auth.Via{Exit: "direct"}
+		return auth.Via{Exit: "direct", Dial: proxies.DialDirect}
 	}
 	return auth.Via{Exit: l.Exit().Name, Dial: l.DialContext}
 }
@@ -257,7 +257,10 @@ func (m *Identities) make(ctx context.Context, l *lease, rejected *auth.Credenti
 		ResponseHeaderTimeout: m.config.OpenTimeout,
 		IdleConnTimeout:       30 * time.Second,
 		MaxIdleConnsPerHost:   1,
-		WriteBufferSize:       1 << 10, // requests are small and streams many
+		// Requests are small and streams many. The buffer is for the head of the
+		// answer and its chunks' sizes: larger reads go past it.
+		WriteBufferSize: 512,
+		ReadBufferSize:  1 << 10,
 	}
 	id.transport.DialContext = l.via().DialContext
 	id.client = &http.Client{Transport: &signer{id: id, hosts: m.config.Hosts, userAgent: m.config.UserAgent}, Jar: jar}
@@ -341,7 +344,8 @@ type signer struct {
 }
 
 func (s *signer) RoundTrip(req *http.Request) (*http.Response, error) {
-	req = req.Clone(req.Context())
+	req = req.WithContext(req.Context()) // a copy, of which the headers are ours
+	req.Header = req.Header.Clone()
 	if req.Header.Get("User-Agent") == "" {
 		req.Header.Set("User-Agent", s.userAgent)
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sethvargo/go-retry"
@@ -28,12 +29,13 @@ type line struct {
 	old      *line       // the line it takes over from
 	deadline *time.Timer // the end of the wait; nil for a stream's first line
 
-	mu       sync.Mutex
-	conn     Connection
-	planned  Cause // why the connection is being closed on purpose
-	silence  watch.Kind
-	waited   time.Duration
-	replaced bool // another line has taken over
+	mu      sync.Mutex
+	conn    Connection
+	planned Cause // why the connection is being closed on purpose
+	silence watch.Kind
+	waited  time.Duration
+
+	replaced atomic.Bool // another line has taken over
 }
 
 var (
@@ -58,17 +60,15 @@ func (r *runner) renumber(l *line) {
 	l.seam = splice.Line{Number: r.lines}
 }
 
-func (l *line) closed() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.replaced
-}
+func (l *line) closed() bool { return l.replaced.Load() }
 
 // shut closes the line's connection on purpose.
 func (l *line) shut(cause Cause, replaced bool) {
+	if replaced {
+		l.replaced.Store(true)
+	}
 	l.mu.Lock()
 	l.planned = cause
-	l.replaced = l.replaced || replaced
 	conn := l.conn
 	l.mu.Unlock()
 	if conn != nil {
@@ -133,56 +133,82 @@ func (r *runner) hold(ctx context.Context, cancel context.CancelFunc, l *line, a
 	for {
 		var err error
 		if a == nil {
-			a, err = r.connect(ctx, l, s)
+			apart(func() { a, err = r.connect(ctx, l, s) })
 		}
 		if err == nil {
 			err = r.pump(ctx, cancel, l, a)
 		}
-		if l.closed() || ctx.Err() != nil || r.abandon(l) || r.inherit(ctx, l) {
-			r.leave(l, a, s, "")
+		var wait time.Duration
+		over := true
+		apart(func() { wait, over = r.settle(ctx, cancel, l, a, err, s) })
+		if over || sleep(ctx, wait) != nil {
 			return
 		}
-		if journal := (*journalError)(nil); errors.As(err, &journal) || errors.Is(err, errEnough) {
-			r.leave(l, a, s, "")
-			if journal != nil {
-				r.stats.failed(journal)
-				r.end(cancel, journal)
-			} else {
-				r.end(cancel, nil)
-			}
-			return
-		}
-		outcome, verdict := r.judge(l, a, err, s)
-		r.lost(verdict.Cause)
-		asked := a.retry()
-		r.leave(l, a, s, verdict.Cause)
+		r.renew(l)
 		a = nil
-		switch verdict.Remedy {
-		case Stop:
-			r.stats.set("done", outcome.Err.Error())
-			r.end(cancel, nil)
-			return
-		case Fail:
-			r.stats.failed(outcome.Err)
-			r.end(cancel, outcome.Err)
-			return
-		case Reauthenticate, Rotate:
-			s.fix, s.outcome = verdict.Remedy, outcome
-		}
-		r.stats.reconnect(verdict.Cause)
-		if verdict.Remedy == Reauthenticate {
-			r.stats.expired()
-		}
-		if r.pause(ctx, outcome, verdict, s, asked) != nil {
-			return
-		}
-		l.mu.Lock()
-		l.planned, l.silence, l.conn = "", 0, nil
-		l.mu.Unlock()
-		r.mu.Lock()
-		r.renumber(l)
-		r.mu.Unlock()
 	}
+}
+
+// apart runs f on a stack of its own. Logins, handshakes and log lines need
+// several times the stack of a line that waits for its next event, and a stack
+// that has grown stays so as long as it is used.
+func apart(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	<-done
+}
+
+// settle ends an attempt. It tells how long to wait before the next one, or
+// that the line is over.
+func (r *runner) settle(ctx context.Context, cancel context.CancelFunc, l *line, a *attempt, err error, s *streak) (wait time.Duration, over bool) {
+	if l.closed() || ctx.Err() != nil || r.abandon(l) || r.inherit(ctx, l) {
+		r.leave(l, a, s, "")
+		return 0, true
+	}
+	if journal := (*journalError)(nil); errors.As(err, &journal) || errors.Is(err, errEnough) {
+		r.leave(l, a, s, "")
+		if journal != nil {
+			r.stats.failed(journal)
+			r.end(cancel, journal)
+		} else {
+			r.end(cancel, nil)
+		}
+		return 0, true
+	}
+	outcome, verdict := r.judge(l, a, err, s)
+	r.lost(verdict.Cause)
+	asked := a.retry()
+	r.leave(l, a, s, verdict.Cause)
+	switch verdict.Remedy {
+	case Stop:
+		r.stats.set("done", outcome.Err.Error())
+		r.end(cancel, nil)
+		return 0, true
+	case Fail:
+		r.stats.failed(outcome.Err)
+		r.end(cancel, outcome.Err)
+		return 0, true
+	case Reauthenticate, Rotate:
+		s.fix, s.outcome = verdict.Remedy, outcome
+	}
+	r.stats.reconnect(verdict.Cause)
+	if verdict.Remedy == Reauthenticate {
+		r.stats.expired()
+	}
+	return r.pause(ctx, outcome, verdict, s, asked), false
+}
+
+// renew makes the line ready for its next connection.
+func (r *runner) renew(l *line) {
+	l.mu.Lock()
+	l.planned, l.silence, l.conn = "", 0, nil
+	l.mu.Unlock()
+	r.mu.Lock()
+	r.renumber(l)
+	r.mu.Unlock()
 }
 
 // connect chooses an identity, mending the last one if it must, and opens a
@@ -222,7 +248,10 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 	a.from = r.cursor
 	waiting := l.waiting
 	r.mu.Unlock()
-	a.watch = watch.New(watch.Config{Stale: r.stale(silences), Quiet: r.QuietAfter, Fire: l.silent})
+	a.watch = watch.New(watch.Config{
+		Stale: r.stale(silences), Rhythm: r.learning(), Quiet: r.QuietAfter,
+		Fire: l.silent, Buffered: func(every time.Duration) { r.buffered(a, every) },
+	})
 	if !waiting {
 		r.stats.set("connecting", a.id.lease.exit())
 	}
@@ -245,7 +274,7 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 	a.conn, a.began = conn, time.Now()
 	l.mu.Lock()
 	l.conn = conn
-	late := l.silence != 0 || l.replaced || l.planned != "" // before there was a conn to close
+	late := l.silence != 0 || l.closed() || l.planned != "" // before there was a conn to close
 	l.mu.Unlock()
 	if late {
 		conn.Close()
@@ -253,17 +282,42 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 	return nil
 }
 
-// stale is the limit of the byte clock. After a fresh line and another exit
-// were silent, too, the feed is quiet rather than dead: the clock doubles.
+// stale is the limit of the byte clock until the first event. After a fresh
+// line and another exit were silent, too, the feed is quiet rather than dead:
+// the clock doubles.
 func (r *runner) stale(silences int) time.Duration {
-	const ceiling = 10 * time.Minute
-	d := r.StaleAfter
+	const (
+		ceiling = 10 * time.Minute
+		// A fresh line has answered already: while the limit is learnt, one
+		// heartbeat of the night is waited for before exits and logins are
+		// spent on a feed that kept another rhythm by day.
+		patience = 20 * time.Second
+	)
+	least := r.StaleAfter
+	if least == 0 {
+		least = max(patience, r.rhythm.Limit())
+	}
+	d := least
 	for range silences - 2 {
 		if d = 2 * d; d > ceiling {
-			return max(ceiling, r.StaleAfter)
+			return max(ceiling, least)
 		}
 	}
 	return d
+}
+
+// learning is the stream's rhythm, or nil where its limit is given.
+func (r *runner) learning() *watch.Rhythm {
+	if r.StaleAfter != 0 {
+		return nil
+	}
+	return &r.rhythm
+}
+
+// buffered notes that somebody on the way gathers what the site sends.
+func (r *runner) buffered(a *attempt, every time.Duration) {
+	r.stats.buffered.Add(1)
+	r.Log.Warn("a server or proxy on the way buffers: events come late and in bursts", "exit", a.id.lease.exit(), "every", every.Round(10*time.Millisecond).String())
 }
 
 // odd notes what the feed's format drops without a word.
@@ -358,7 +412,7 @@ func (l *line) reason(err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case l.replaced:
+	case l.closed():
 		return errReplaced
 	case l.planned != "":
 		return errPlanned
@@ -425,9 +479,8 @@ func (r *runner) lost(cause Cause) {
 	r.lostCause = cause
 }
 
-// pause waits as long as the verdict, the site and the backoff ask for. Its
-// error is ctx's.
-func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, asked time.Duration) error {
+// pause is as long as the verdict, the site and the backoff ask for.
+func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, asked time.Duration) time.Duration {
 	planned := errors.Is(o.Err, errPlanned)
 	// What a new identity or another try will most likely cure is tried at
 	// once; what fails again and again is not.
@@ -452,10 +505,15 @@ func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, as
 	}
 	r.Log.Log(ctx, level, "connection ended", "cause", v.Cause, "remedy", v.Remedy.String(), "wait", wait.Round(time.Millisecond).String(), "error", o.Err)
 	r.stats.waiting(v, wait, o.Err, planned)
-	if wait <= 0 {
+	return wait
+}
+
+// sleep waits. Its error is ctx's.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
 		return ctx.Err()
 	}
-	t := time.NewTimer(wait)
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:

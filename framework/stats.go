@@ -37,6 +37,9 @@ type StreamStats struct {
 	DeadLetters       uint64 `json:"dead_letters"`
 	// Oddities counts what the feed's format drops without a word.
 	Oddities uint64 `json:"oddities"`
+	// Buffered counts the connections on which a server or proxy on the way
+	// gathered events and sent them late, in bursts.
+	Buffered uint64 `json:"buffered"`
 	// Bytes is what was received, after decompression.
 	Bytes uint64 `json:"bytes"`
 	// Reconnects counts the connections after the first, by why the one
@@ -132,6 +135,7 @@ type streamStats struct {
 	ignored    atomic.Uint64
 	duplicates atomic.Uint64
 	oddities   atomic.Uint64
+	buffered   atomic.Uint64
 
 	mu sync.Mutex
 	// What follows is guarded by mu. The fields that StreamStats has are kept
@@ -273,6 +277,7 @@ func (s *streamStats) snapshot(now time.Time) StreamStats {
 	out.Events = s.events.Load()
 	out.DeadLetters, out.Ignored = s.dead.Load(), s.ignored.Load()
 	out.DuplicatesDropped, out.Oddities, out.Bytes = s.duplicates.Load(), s.oddities.Load(), s.bytes.Load()
+	out.Buffered = s.buffered.Load()
 	out.Reconnects = map[Cause]uint64{}
 	for c, n := range s.is.Reconnects {
 		out.Reconnects[c] = n

@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdline/scrape/internal/splice"
 	"github.com/holdline/scrape/internal/sse"
+	"github.com/holdline/scrape/internal/watch"
 )
 
 // Stream is one logical feed of a target, to be held for days. Its zero fields
@@ -29,7 +30,9 @@ type Stream struct {
 	// types keep the line alive but are neither journaled nor delivered.
 	Types []string
 	// StaleAfter is the longest wait for a byte before the line is taken for
-	// dead; 0 means 45 s, negative for ever.
+	// dead; negative means for ever. 0 learns it from the stream: 45 s at
+	// first, then as long as the pauses that it makes allow, between 1 s and
+	// 30 min. What was learnt is kept from one connection to the next.
 	StaleAfter time.Duration
 	// QuietAfter is the longest wait for an event of a kept type while other
 	// bytes arrive; 0 or negative means for ever.
@@ -79,7 +82,6 @@ func (s *Stream) withDefaults() Stream {
 	if c.Limits == nil {
 		c.Limits = &Limits{}
 	}
-	c.StaleAfter = or(c.StaleAfter, 45*time.Second)
 	c.MinWait = or(c.MinWait, time.Second)
 	c.MaxWait = max(or(c.MaxWait, time.Minute), c.MinWait)
 	c.HealthyAfter = or(c.HealthyAfter, 10*time.Second)
@@ -97,13 +99,14 @@ func or(d, otherwise time.Duration) time.Duration {
 }
 
 // runner is one stream at work. Each of its lines is one goroutine that reads
-// a connection and opens the next one after it; there is one line, and a
-// second one for the length of a handover.
+// a connection and opens the next one after it; there is one line, which is
+// run's own goroutine, and a second one for the length of a handover.
 type runner struct {
 	Stream
-	log   StreamLog
-	types map[string]bool
-	share *allowance // of the worker's events; nil without a limit
+	log    StreamLog
+	types  map[string]bool
+	share  *allowance   // of the worker's events; nil without a limit
+	rhythm watch.Rhythm // of all connections
 
 	wg    sync.WaitGroup
 	stats streamStats
@@ -159,8 +162,8 @@ func (r *runner) run(ctx context.Context) error {
 	defer cancel()
 	r.stats.begin(time.Now())
 	first := r.newLine()
-	r.wg.Go(func() { r.hold(ctx, cancel, first, nil) })
-	r.wg.Wait()
+	r.hold(ctx, cancel, first, nil)
+	r.wg.Wait() // for those that have taken over
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stats.end(time.Now())
@@ -214,7 +217,9 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event) error {
 			r.Log.Warn("the site has begun its ids anew", "id", string(ev.ID))
 		}
 		if v.Join == splice.Possible || v.Join == splice.Missing {
-			if err := r.gap(ctx, v, ev); err != nil {
+			var err error
+			apart(func() { err = r.gap(ctx, v, ev) })
+			if err != nil {
 				return err
 			}
 		}
@@ -241,7 +246,9 @@ func (r *runner) reached(at time.Time) {
 	}
 	if r.lostCause != CausePlanned {
 		r.stats.resume(at.Sub(r.lostAt))
-		r.Log.Info("resumed", "after", at.Sub(r.lostAt).Round(time.Millisecond).String(), "cause", r.lostCause)
+		apart(func() {
+			r.Log.Info("resumed", "after", at.Sub(r.lostAt).Round(time.Millisecond).String(), "cause", r.lostCause)
+		})
 	}
 	r.lostAt = time.Time{}
 }

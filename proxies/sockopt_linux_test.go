@@ -23,15 +23,29 @@ func TestSocketsNoticeADeadLine(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer cn.Close()
-		rc, err := cn.(*conn).Conn.(*net.TCPConn).SyscallConn()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for option, want := range map[int]int{tcpUserTimeout: c.timeout, syscall.TCP_KEEPIDLE: c.idle, syscall.TCP_KEEPINTVL: c.probe, syscall.TCP_KEEPCNT: c.many} {
-			got := 0
-			if err := rc.Control(func(fd uintptr) { got, err = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, option) }); err != nil || got != want {
-				t.Errorf("%s: option %#x is %d, want %d: %v", name, option, got, want, err)
-			}
+		checkOptions(t, name, cn.(*conn).Conn, map[int]int{tcpUserTimeout: c.timeout, syscall.TCP_KEEPIDLE: c.idle, syscall.TCP_KEEPINTVL: c.probe, syscall.TCP_KEEPCNT: c.many})
+	}
+}
+
+func TestASocketWithoutAPoolNoticesADeadLine(t *testing.T) {
+	cn, err := DialDirect(t.Context(), "tcp", echo(t).addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cn.Close()
+	checkOptions(t, "direct", cn, map[int]int{tcpUserTimeout: 30_000, syscall.TCP_KEEPIDLE: 15, syscall.TCP_KEEPINTVL: 5, syscall.TCP_KEEPCNT: 3})
+}
+
+func checkOptions(t *testing.T, name string, c net.Conn, options map[int]int) {
+	t.Helper()
+	rc, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for option, want := range options {
+		got := 0
+		if err := rc.Control(func(fd uintptr) { got, err = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, option) }); err != nil || got != want {
+			t.Errorf("%s: option %#x is %d, want %d: %v", name, option, got, want, err)
 		}
 	}
 }

@@ -73,8 +73,10 @@ type Stream struct {
 	// are not recorded. Without this key all are kept.
 	Types []string `yaml:"types"`
 	// How long the line may bring no byte at all before it is taken for dead.
-	// A little more than the longest pause of the feed and its heartbeats.
-	StaleAfter Duration `yaml:"stale_after" default:"45s" min:"1ms"`
+	// `auto` learns it from the pauses of the feed and its heartbeats: 45s at
+	// first, a second after a minute of 50 events each. For a finite stream,
+	// one with `done` or `on_end: stop`, it stays at 45s.
+	StaleAfter AutoDuration `yaml:"stale_after" default:"auto"`
 	// How long the line may bring no event of the types kept, while heartbeats
 	// or comments keep coming, before it is taken for dead. 0s: for ever.
 	QuietAfter Duration `yaml:"quiet_after" default:"0s"`

@@ -172,7 +172,7 @@ func TestDefaultsWithoutKeys(t *testing.T) {
 	if f.Name != "t" || f.Plugin != "sse" || f.Auth != nil || f.Proxies != nil || f.Target == nil {
 		t.Errorf("file is %+v", f)
 	}
-	if s.Method != "GET" || time.Duration(s.StaleAfter) != 45*time.Second || s.MaxEvent != 16<<20 || s.OnEnd != "reconnect" ||
+	if s.Method != "GET" || s.StaleAfter.String() != "auto" || s.MaxEvent != 16<<20 || s.OnEnd != "reconnect" ||
 		s.Handover != framework.HandoverAuto || s.QuietAfter != 0 {
 		t.Errorf("stream is %+v", s)
 	}

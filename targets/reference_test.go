@@ -159,6 +159,8 @@ func nameOf(t reflect.Type) string {
 	switch t {
 	case reflect.TypeFor[Duration]():
 		return "duration"
+	case reflect.TypeFor[AutoDuration]():
+		return "`auto` or duration"
 	case reflect.TypeFor[Size]():
 		return "size"
 	case reflect.TypeFor[Path]():

@@ -43,6 +43,37 @@ func (d Duration) String() string {
 	return s
 }
 
+// AutoDuration is a Duration that may be left to the program: 0, written auto.
+type AutoDuration time.Duration
+
+// UnmarshalText reads the form that a file holds.
+func (d *AutoDuration) UnmarshalText(text []byte) error {
+	if string(text) == "auto" {
+		*d = 0
+		return nil
+	}
+	var v Duration
+	switch err := v.UnmarshalText(text); {
+	case err != nil:
+		return errors.New("want auto, or " + strings.TrimPrefix(err.Error(), "want "))
+	case v < Duration(time.Millisecond):
+		return errors.New("want auto, or a duration of at least 1ms")
+	}
+	*d = AutoDuration(v)
+	return nil
+}
+
+// MarshalText writes the form that a file holds.
+func (d AutoDuration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// String is the duration as Duration writes it, or auto.
+func (d AutoDuration) String() string {
+	if d == 0 {
+		return "auto"
+	}
+	return Duration(d).String()
+}
+
 // Size is a number of bytes, written with a unit (16MiB, 10GiB, 500KB) or
 // without (4096).
 type Size int64

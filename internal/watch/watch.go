@@ -4,6 +4,7 @@
 // alive) and one of events (is the feed alive: heartbeats and comments move
 // the first and not the second). Both count only the time spent waiting in a
 // read, so that a reader held up elsewhere is never taken for a silent server.
+// The limit of the first can be learnt from the stream itself, by a [Rhythm].
 // The package does not know what is being read, nor what to do about silence.
 package watch
 
@@ -27,12 +28,19 @@ const (
 type Config struct {
 	// Stale is the longest wait for a byte; zero or less waits for ever.
 	Stale time.Duration
+	// Rhythm learns from the connection's pauses and has the byte clock wait
+	// for its limit where that is longer than Stale. Nil learns nothing.
+	Rhythm *Rhythm
 	// Quiet is the longest wait for an event; zero or less waits for ever.
 	Quiet time.Duration
 	// Fire is called at most once, from a goroutine of the timer's, with the
 	// clock that ran out and what it showed. It must make the blocked read
 	// return, usually by closing the connection.
 	Fire func(k Kind, waited time.Duration)
+	// Buffered, if it is set, is called at most once, by the reader, when the
+	// pauses of the connection show that somebody on the way gathers what the
+	// site sends; each pause took about as long as the last one, every.
+	Buffered func(every time.Duration)
 }
 
 // Watch keeps the clocks of one connection. Reading and Read are called by
@@ -46,7 +54,11 @@ type Watch struct {
 	// from epoch, never 0), or 0; spent is the time waited in finished reads
 	// since the last event.
 	since, spent atomic.Int64
-	stale        atomic.Int64 // Config.Stale, until Within changes it
+	least        atomic.Int64 // Config.Stale, until Within changes it
+	stale        atomic.Int64 // the limit in force
+
+	events atomic.Uint32 // since the last long pause
+	bursts bursts        // the reader's own
 
 	mu      sync.Mutex // guards timer and stopped, never held while calling out
 	timer   *time.Timer
@@ -56,7 +68,11 @@ type Watch struct {
 // New returns a watch whose clocks stand still until the first read.
 func New(c Config) *Watch {
 	w := &Watch{config: c, epoch: time.Now().Add(-1)}
-	w.stale.Store(int64(c.Stale))
+	w.least.Store(int64(c.Stale))
+	w.stale.Store(int64(w.limit()))
+	if c.Rhythm != nil {
+		w.bursts.usual = c.Rhythm.Usual()
+	}
 	if first := w.period(); first > 0 {
 		// The lock keeps check from running before timer is set.
 		w.mu.Lock()
@@ -64,6 +80,15 @@ func New(c Config) *Watch {
 		w.mu.Unlock()
 	}
 	return w
+}
+
+// limit is what the byte clock should wait for.
+func (w *Watch) limit() time.Duration {
+	least := time.Duration(w.least.Load())
+	if w.config.Rhythm == nil {
+		return least
+	}
+	return max(least, w.config.Rhythm.Limit())
 }
 
 // period is the shortest time after which a clock can have run out.
@@ -78,10 +103,18 @@ func (w *Watch) period() time.Duration {
 	}
 }
 
-// Within changes the longest wait for a byte.
+// Within changes Config.Stale.
 func (w *Watch) Within(stale time.Duration) {
-	if w.stale.Swap(int64(stale)) == int64(stale) {
-		return
+	w.least.Store(int64(stale))
+	w.adjust()
+}
+
+// adjust brings the limit up to date.
+func (w *Watch) adjust() {
+	limit := int64(w.limit())
+	was := w.stale.Swap(limit)
+	if was == limit || was > 0 && was < limit {
+		return // where the timer goes off too early, it is set anew
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -93,11 +126,27 @@ func (w *Watch) Within(stale time.Duration) {
 // Reading is called before a read that may block.
 func (w *Watch) Reading() { w.since.Store(int64(time.Since(w.epoch))) }
 
-// Read is called after it.
-func (w *Watch) Read() {
-	if began := w.since.Swap(0); began != 0 && w.config.Quiet > 0 {
-		w.spent.Add(int64(time.Since(w.epoch)) - began)
+// Read is called after it, with what it brought.
+func (w *Watch) Read(p []byte) {
+	began := w.since.Swap(0)
+	if began == 0 || w.config.Quiet <= 0 && w.config.Rhythm == nil && w.config.Buffered == nil {
+		return
 	}
+	pause := time.Since(w.epoch) - time.Duration(began)
+	if w.config.Quiet > 0 {
+		w.spent.Add(int64(pause))
+	}
+	if len(p) == 0 {
+		return
+	}
+	if w.config.Rhythm != nil {
+		w.config.Rhythm.Add(pause)
+		w.adjust()
+	}
+	if pause >= longPause && w.config.Buffered != nil && w.bursts.end(pause, int(w.events.Swap(0))) {
+		w.config.Buffered(pause)
+	}
+	w.bursts.cut = p[len(p)-1] != '\n' && p[len(p)-1] != '\r'
 }
 
 // Event is called for each event: the feed is alive.
@@ -105,6 +154,7 @@ func (w *Watch) Event() {
 	if w.config.Quiet > 0 {
 		w.spent.Store(0)
 	}
+	w.events.Add(1)
 }
 
 // Stop ends the watch. Fire is not called after it has returned, unless it
@@ -150,9 +200,13 @@ func (w *Watch) check() {
 		w.timer.Reset(next)
 	}
 	w.mu.Unlock()
-	if kind != 0 {
-		w.config.Fire(kind, waited)
+	if kind == 0 {
+		return
 	}
+	if kind == Silence && w.config.Rhythm != nil {
+		w.config.Rhythm.Alarm(waited)
+	}
+	w.config.Fire(kind, waited)
 }
 
 // Reader returns r with its reads watched. Closing it closes r.
@@ -166,6 +220,6 @@ type reader struct {
 func (r *reader) Read(p []byte) (int, error) {
 	r.w.Reading()
 	n, err := r.ReadCloser.Read(p)
-	r.w.Read()
+	r.w.Read(p[:n])
 	return n, err
 }

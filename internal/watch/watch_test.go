@@ -112,3 +112,44 @@ func TestStopEndsTheWatch(t *testing.T) {
 		time.Sleep(time.Minute)
 	})
 }
+
+func TestALearntLimitGrowsAndShrinksWithTheFeed(t *testing.T) {
+	var r Rhythm
+	kind, at, waited := fired(t, Config{Rhythm: &r}, func(w io.Writer, _ *Watch) {
+		for range 40 { // slow …
+			time.Sleep(10 * time.Second)
+			_, _ = w.Write([]byte("x"))
+		}
+		for range 72_000 { // … then fast
+			time.Sleep(50 * time.Millisecond)
+			_, _ = w.Write([]byte("x"))
+		}
+		time.Sleep(time.Hour)
+	})
+	if dies := 4000 * time.Second; kind != Silence || waited > 1100*time.Millisecond || at != dies+waited {
+		t.Errorf("fired %v at %v after %v, want Silence a second after %v", kind, at, waited, dies)
+	}
+}
+
+func TestAnAlarmIsPartOfThePause(t *testing.T) {
+	r := even()
+	for range 2 {
+		fired(t, Config{Rhythm: r}, func(w io.Writer, _ *Watch) { time.Sleep(30 * time.Second) })
+	}
+	r.Add(10 * time.Second)
+	r.Add(11 * time.Second)
+	if l := r.Limit(); l < 20*time.Second {
+		t.Errorf("after two silences the limit is %v", l)
+	}
+	if u := r.Usual(); u != 11*time.Second {
+		t.Errorf("the second longest pause is %v, want 11s after one of 10s and two alarms", u)
+	}
+}
+
+func TestALearntLimitIsNeverBelowTheLeast(t *testing.T) {
+	r := even()
+	kind, at, _ := fired(t, Config{Rhythm: r, Stale: 20 * time.Second}, func(w io.Writer, watch *Watch) { time.Sleep(time.Hour) })
+	if kind != Silence || at != 20*time.Second {
+		t.Errorf("a fresh line: fired %v at %v, want Silence at 20s", kind, at)
+	}
+}
