@@ -93,21 +93,34 @@ func exchangeOptions(c targets.Exchange) demo.Options {
 
 // load reads target files and the worker's file that they may refer to.
 func (a *app) load(paths []string, config string) ([]*targets.File, *targets.Worker, error) {
-	o := targets.Options{Registry: a.registry}
+	worker, err := a.loadWorker(config)
+	if err != nil {
+		return nil, nil, err
+	}
+	files, err := targets.LoadAll(paths, targets.Options{Registry: a.registry, Worker: worker})
+	return files, worker, err
+}
+
+// loadWorker reads the worker's file, or returns the defaults where there is
+// none and none was named.
+func (a *app) loadWorker(config string) (*targets.Worker, error) {
 	path := config
 	if path == "" {
 		path = "scrape.yaml"
 	}
-	worker, err := targets.LoadWorker(path, o)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && config == "":
-		worker = targets.NewWorker()
-	case err != nil:
-		return nil, nil, err
+	worker, err := targets.LoadWorker(path, targets.Options{Registry: a.registry})
+	if errors.Is(err, fs.ErrNotExist) && config == "" {
+		return targets.NewWorker(), nil
 	}
-	o.Worker = worker
-	files, err := targets.LoadAll(paths, o)
-	return files, worker, err
+	return worker, err
+}
+
+// journalDir is where the journal lies.
+func journalDir(worker *targets.Worker, data string) string {
+	if dir := string(worker.Journal.Dir); dir != "" {
+		return dir
+	}
+	return filepath.Join(data, "journal")
 }
 
 // serve starts a demo site and returns what stops it.

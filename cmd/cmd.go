@@ -26,7 +26,7 @@ import (
 // The exit codes of scrape.
 const (
 	ExitOK       = 0   // done, a limit was reached, or an interrupt was drained
-	ExitError    = 1   // an error that none of the others describes
+	ExitError    = 1   // an error that none of the others describes; coverage: a known gap is open
 	ExitUsage    = 2   // a flag, an argument or a target file is wrong: nothing was started
 	ExitSetup    = 3   // this machine lacks something, or the data directory cannot be used
 	ExitPosition = 4   // a destination does not belong to the journal: nothing was read
@@ -137,15 +137,16 @@ browser, leaves by the right proxy, notices when a line has silently died, and
 goes on exactly where it stopped. What it reads goes through a durable journal
 into sinks.
 
-Exit codes: 0 done, limit reached or interrupt drained; 1 other errors; 2 wrong
-flags or target files; 3 something on this machine is missing or in use; 4 a
-destination does not belong to the journal; 5 a stream had to be given up; 130
-stopped at once by a second interrupt.`,
+Exit codes: 0 done, limit reached or interrupt drained; 1 other errors, and
+coverage while a known gap is open; 2 wrong flags or target files; 3 something
+on this machine is missing or in use; 4 a destination does not belong to the
+journal; 5 a stream had to be given up; 130 stopped at once by a second
+interrupt.`,
 	}
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.runCommand(), a.tailCommand(), a.checkCommand(), a.demoCommand(), a.installCommand(), a.queryCommand(), a.versionCommand())
+	root.AddCommand(a.runCommand(), a.tailCommand(), a.coverageCommand(), a.checkCommand(), a.demoCommand(), a.installCommand(), a.queryCommand(), a.versionCommand())
 	return root
 }
 

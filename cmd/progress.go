@@ -299,11 +299,7 @@ func printAccount(out io.Writer, s framework.Stats, w *wiring) {
 		}
 		fmt.Fprintf(out, "  coverage %.3f %%, gaps: %d\n", 100*st.Coverage, len(st.Gaps)+int(st.GapsOmitted))
 		for _, g := range st.Gaps[:min(len(st.Gaps), 10)] {
-			if g.State == framework.GapKnown {
-				fmt.Fprintf(out, "    %d events are missing: ids %d to %d (%s)\n", g.Missing, g.FirstID, g.LastID, g.Cause)
-			} else {
-				fmt.Fprintf(out, "    events may be missing between %s and %s (%s)\n", g.From.Format(time.DateTime), g.To.Format(time.DateTime), g.Cause)
-			}
+			fmt.Fprintf(out, "    %s\n", gapText(&g, time.Local))
 		}
 		if st.State == "failed" {
 			fmt.Fprintf(out, "  given up: %s\n", st.Error)

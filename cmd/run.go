@@ -78,12 +78,8 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 	}
 	w := &wiring{files: files, worker: worker, data: o.data, adopt: o.adopt, log: log}
 
-	dir := string(worker.Journal.Dir)
-	if dir == "" {
-		dir = filepath.Join(o.data, "journal")
-	}
 	j, err := journal.Open(ctx, journal.Config{
-		Dir:         dir,
+		Dir:         journalDir(worker, o.data),
 		Retain:      time.Duration(worker.Journal.Retain),
 		RetainBytes: int64(worker.Journal.RetainBytes),
 		Durability:  durabilities[worker.Journal.Durability],

@@ -76,7 +76,7 @@ func (w *wiring) stream(f *targets.File, st *targets.Stream, identities *framewo
 	// Two targets may name one host: the stricter wish counts.
 	limits.ConnectsPerSecond = min(limits.ConnectsPerSecond, f.Limits.ConnectsPerSecond)
 	limits.Burst = min(limits.Burst, f.Limits.Burst)
-	return &framework.Stream{
+	held := &framework.Stream{
 		Name:         f.Name + "/" + st.Name,
 		Target:       f.Target,
 		Host:         host,
@@ -88,10 +88,31 @@ func (w *wiring) stream(f *targets.File, st *targets.Stream, identities *framewo
 		MaxWait:      time.Duration(st.Reconnect.Max),
 		HealthyAfter: time.Duration(st.Reconnect.HealthyAfter),
 		Handover:     st.Handover,
+		ReplayCheck:  st.ReplayCheck,
 		From:         framework.Cursor(st.From),
 		Limits:       limits,
 		Budget:       w.budget,
 		Log:          w.log,
+	}
+	if st.Sequence != "" {
+		held.Sequence = framework.JSONSequence(st.Sequence)
+	}
+	if st.Backfill != nil {
+		held.Backfill = backfill(st.Backfill)
+	}
+	return held
+}
+
+func backfill(b *targets.Backfill) *framework.Backfill {
+	return &framework.Backfill{
+		Host: framework.Request{URL: b.URL}.Host(),
+		Fetch: func(ctx context.Context, s *framework.Session, first, last uint64) ([]framework.Event, error) {
+			h := framework.History{URL: b.URL, Each: b.Each, ID: b.ID, Type: b.Type, Data: b.Data, Header: map[string]string{}}
+			for name, value := range b.Headers {
+				h.Header[name] = value.Reveal()
+			}
+			return h.Fetch(ctx, s, first, last)
+		},
 	}
 }
 
@@ -121,8 +142,17 @@ func (w *wiring) sink(f *targets.File, s *targets.Sink) framework.SinkConfig {
 
 func (w *wiring) identities(f *targets.File) (*framework.Identities, error) {
 	c := framework.IdentityConfig{Key: f.Name, Log: w.log.With("target", f.Name)}
+	addresses := []string{}
 	for i := range f.Streams {
-		if u, err := url.Parse(f.Streams[i].URL); err == nil && u.Host != "" && !slices.Contains(c.Hosts, u.Host) {
+		addresses = append(addresses, f.Streams[i].URL)
+	}
+	for i := range f.Streams { // after the streams': the first host is the target's
+		if b := f.Streams[i].Backfill; b != nil {
+			addresses = append(addresses, b.URL)
+		}
+	}
+	for _, address := range addresses {
+		if u, err := url.Parse(address); err == nil && u.Host != "" && !slices.Contains(c.Hosts, u.Host) {
 			c.Hosts = append(c.Hosts, u.Host)
 		}
 	}

@@ -264,7 +264,7 @@ func (d *deliverer) decode(name string, ev *StoredEvent, at Position) error {
 	before := len(d.batch.Records)
 	emit := func(rec Record) {
 		rec.Key = Key{Position: at, Record: len(d.batch.Records) - before + 1}
-		rec.Stream, rec.ID, rec.Cursor = name, ev.ID, ev.Cursor
+		rec.Stream, rec.ID, rec.Cursor, rec.Filled = name, ev.ID, ev.Cursor, ev.Filled
 		if rec.Type == "" {
 			rec.Type = ev.Type
 		}
@@ -276,7 +276,7 @@ func (d *deliverer) decode(name string, ev *StoredEvent, at Position) error {
 	var err error
 	if dec := d.decoders[name]; dec == nil {
 		emit(Record{Data: ev.Data})
-	} else if err = dec.Decode(name, &Event{ID: []byte(ev.ID), Type: ev.Type, Data: ev.Data, Time: ev.Time, Cursor: ev.Cursor}, emit); err != nil {
+	} else if err = dec.Decode(name, ev.event(), emit); err != nil {
 		d.batch.Records = d.batch.Records[:before]
 		return d.bury(name, ev, Key{Position: at}, err)
 	}
@@ -342,7 +342,7 @@ func (d *deliverer) flush(ctx context.Context) error {
 func (d *deliverer) drop(bad *RecordError) bool {
 	for i := range d.batch.Records {
 		if rec := &d.batch.Records[i]; rec.Key == bad.Key {
-			ev := StoredEvent{ID: rec.ID, Type: rec.Type, Cursor: rec.Cursor, Time: rec.Time, Data: rec.Data}
+			ev := StoredEvent{ID: rec.ID, Type: rec.Type, Cursor: rec.Cursor, Time: rec.Time, Data: rec.Data, Filled: rec.Filled}
 			if err := d.bury(rec.Stream, &ev, rec.Key, bad.Err); err != nil {
 				d.log.Error("a dead letter could not be kept", "sink", d.ID, "error", err)
 				return false

@@ -12,8 +12,9 @@ type Cursor string
 // ID and Data are views into the connection's buffer, valid until the next
 // call to its Next: copy what is to be kept.
 type Event struct {
-	// ID is the event's own id, empty when it brought none. It tells events
-	// apart at a seam; the position to resume from is Cursor.
+	// ID is the event's own id, empty when it brought none: then the engine
+	// puts Sequence in its place, where there is one. It tells events apart at
+	// a seam; the position to resume from is Cursor.
 	ID []byte
 	// Type is the event's name, "message" when the wire gave none.
 	Type string
@@ -23,4 +24,13 @@ type Event struct {
 	Time time.Time
 	// Cursor resumes the stream right after this event.
 	Cursor Cursor
+	// Sequence is the event's number, set by the engine when Sequenced: see
+	// [Stream.Sequence].
+	Sequence  uint64
+	Sequenced bool
+	// Filled is set by the engine on an event that was missed and then fetched
+	// from the site's history: it stands later than its place.
+	Filled bool
+
+	ignored bool // of a type that is not kept: only its number counts
 }

@@ -104,7 +104,7 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 		return true
 	}
 	succ := r.newLine()
-	succ.waiting, succ.old = true, l
+	succ.waiting, succ.old, succ.succeeds = true, l, cause
 	b := &attempt{id: id, began: time.Now()}
 	// The successor outlives this handover, but its opening does not.
 	opening, abort := context.WithCancel(stream)
@@ -196,8 +196,11 @@ func (r *runner) overlaps() bool {
 
 // wait holds an event of a successor until it may join. It runs under r.mu.
 func (r *runner) wait(ctx context.Context, l *line, ev *Event) error {
-	content := HashEvent(ev.Type, ev.Data)
 	first := len(l.held) == 0
+	if first && ev.ignored {
+		return nil // the old line passes its number
+	}
+	content := HashEvent(ev.Type, ev.Data)
 	kept := *ev
 	kept.ID, kept.Data = slices.Clone(ev.ID), slices.Clone(ev.Data)
 	l.held = append(l.held, heldEvent{kept, content})

@@ -67,15 +67,21 @@ type Resume struct {
 	// Tail are the last events of the stream, oldest first, as many as the
 	// journal still holds up to a bound of its own (4,096).
 	Tail []TailEvent
-	// Notes is the stream's ledger as far as it is kept, oldest first.
+	// Notes is the stream's ledger, oldest first, shortened by [CompactNotes]
+	// where it grew long.
 	Notes []Note
 }
 
 // TailEvent is what the splice needs to know of an event it delivered before.
 type TailEvent struct {
-	ID   string
-	Hash uint64 // of type and data: see [HashEvent]
-	Time time.Time
+	ID     string
+	Hash   uint64 // of type and data: see [HashEvent]
+	Time   time.Time
+	Cursor Cursor
+	// Sequence, Sequenced and Filled are those of the [Event].
+	Sequence  uint64
+	Sequenced bool
+	Filled    bool
 }
 
 // HashEvent tells events of different type or data apart. Its values hold for
@@ -88,7 +94,7 @@ var hashSeed = maphash.MakeSeed()
 
 // Note is one entry of a stream's ledger.
 type Note struct {
-	// Kind is a small number of the framework's ("held", "gap", …: see coverage.go).
+	// Kind is one of the framework's: [NoteHeld] and so on.
 	Kind byte
 	// Body is its content, in the framework's own encoding.
 	Body []byte
@@ -143,4 +149,13 @@ type StoredEvent struct {
 	Cursor Cursor
 	Time   time.Time
 	Data   []byte
+	// Sequence, Sequenced and Filled are those of the [Event].
+	Sequence  uint64
+	Sequenced bool
+	Filled    bool
+}
+
+// event is the event as it was before it was stored.
+func (ev *StoredEvent) event() *Event {
+	return &Event{ID: []byte(ev.ID), Type: ev.Type, Data: ev.Data, Time: ev.Time, Cursor: ev.Cursor, Sequence: ev.Sequence, Sequenced: ev.Sequenced, Filled: ev.Filled}
 }

@@ -22,6 +22,11 @@ import (
 type line struct {
 	seam splice.Line // guarded by runner.mu
 
+	// Guarded by runner.mu: what the ledger says of the connection's seam.
+	again    bool  // it brought events that had been delivered
+	joined   bool  // it has added an event
+	succeeds Cause // why it was opened beside another one; empty when it was not
+
 	// Guarded by runner.mu: a line in handover holds its events until it joins.
 	waiting  bool
 	held     []heldEvent
@@ -58,6 +63,7 @@ func (r *runner) newLine() *line {
 func (r *runner) renumber(l *line) {
 	r.lines++
 	l.seam = splice.Line{Number: r.lines}
+	l.again, l.joined, l.succeeds = false, false, ""
 }
 
 func (l *line) closed() bool { return l.replaced.Load() }
@@ -245,7 +251,7 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 		return err
 	}
 	r.mu.Lock()
-	a.from = r.cursor
+	a.from = r.resumeFrom()
 	waiting := l.waiting
 	r.mu.Unlock()
 	a.watch = watch.New(watch.Config{
@@ -358,7 +364,10 @@ func (r *runner) leave(l *line, a *attempt, s *streak, cause Cause) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	// A failing journal is met at the next event; here the ledger loses a line.
-	_ = r.note(context.Background(), NoteHeld, Held{From: a.began, To: time.Now(), Exit: a.id.lease.exit(), Events: a.events, Cause: cause})
+	h := a.held()
+	h.To, h.Events, h.Cause = time.Now().UTC(), a.events, cause
+	_ = r.note(context.Background(), NoteHeld, h)
+	_ = r.accountAll(context.Background())
 }
 
 // moved stores a cursor that went on without an event.
@@ -385,13 +394,26 @@ func (r *runner) pump(ctx context.Context, cancel context.CancelFunc, l *line, a
 		r.stats.live(a.id.lease.exit())
 		r.Log.Debug("connected", "exit", a.id.lease.exit(), "cursor", string(a.from))
 	}
+	var err error
+	apart(func() { err = r.opened(ctx, a) })
+	if err != nil {
+		return err
+	}
 	var ev Event
+	var digits [20]byte
 	for {
 		if err := a.conn.Next(&ev); err != nil {
 			return l.reason(err)
 		}
+		r.sequenced(&ev, digits[:0])
 		if r.types != nil && !r.types[ev.Type] {
 			r.stats.ignored.Add(1)
+			if ev.ignored = ev.Sequenced; ev.ignored {
+				if err := r.offer(ctx, l, &ev); err != nil {
+					a.missed = true
+					return err
+				}
+			}
 			continue
 		}
 		if a.events == 0 {
@@ -469,14 +491,13 @@ func (r *runner) judge(l *line, a *attempt, err error, s *streak) (*Outcome, Ver
 	return o, v
 }
 
-// lost notes when events stopped, until they flow again.
+// lost notes when and why events stopped, until they flow again.
 func (r *runner) lost(cause Cause) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.lostAt.IsZero() {
-		r.lostAt = time.Now()
+		r.lostAt, r.lostCause = time.Now(), cause
 	}
-	r.lostCause = cause
 }
 
 // pause is as long as the verdict, the site and the backoff ask for.

@@ -43,6 +43,8 @@ const (
 	CauseRenewal       Cause = "renewal"        // planned: the credential was about to expire
 	CauseLease         Cause = "lease_end"      // planned: the lease was about to end
 	CausePlanned       Cause = "planned"        // planned: asked for from outside
+	CauseRestart       Cause = "restart"        // the program was stopped or died in between
+	CauseSkipped       Cause = "skipped"        // not an end: the numbers jumped within a connection
 )
 
 // Outcome is how a connection ended, or why it could not be opened: what a

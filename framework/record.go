@@ -86,4 +86,7 @@ type Record struct {
 	Time time.Time
 	// Data is the payload, as it arrived unless the decoder changed it.
 	Data []byte
+	// Filled says that the event was missed and came later than its place,
+	// from the site's history; set by the engine.
+	Filled bool
 }

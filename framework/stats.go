@@ -34,7 +34,10 @@ type StreamStats struct {
 	// Ignored events were of types that are not kept.
 	Ignored           uint64 `json:"ignored"`
 	DuplicatesDropped uint64 `json:"duplicates_dropped"`
-	DeadLetters       uint64 `json:"dead_letters"`
+	// Filled events were missed and fetched from the site's history; Events
+	// counts them, too.
+	Filled      uint64 `json:"filled,omitempty"`
+	DeadLetters uint64 `json:"dead_letters"`
 	// Oddities counts what the feed's format drops without a word.
 	Oddities uint64 `json:"oddities"`
 	// Buffered counts the connections on which a server or proxy on the way
@@ -255,18 +258,44 @@ func (s *streamStats) resume(took time.Duration) {
 func (s *streamStats) gap(g Gap) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if from := g.From; !from.IsZero() {
-		// What was missed before this run began is not this run's.
-		if from.Before(s.began) {
-			from = s.began
-		}
-		s.missed += max(g.To.Sub(from), 0)
-	}
+	s.missed += s.length(g)
 	if len(s.is.Gaps) < maxGaps {
 		s.is.Gaps = append(s.is.Gaps, g)
 	} else {
 		s.is.GapsOmitted++
 	}
+}
+
+// filled notes what has become of a gap.
+func (s *streamStats) filled(g Gap) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.is.Gaps {
+		if have := &s.is.Gaps[i]; have.To.Equal(g.To) && have.FirstID == g.FirstID {
+			if !g.State.Open() && have.State.Open() {
+				s.missed -= s.length(*have)
+			}
+			*have = g
+		}
+	}
+}
+
+func (s *streamStats) fetched(n uint64) {
+	s.events.Add(n)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.is.Filled += n
+}
+
+// length is how much of this run a gap takes.
+func (s *streamStats) length(g Gap) time.Duration {
+	if g.From.IsZero() {
+		return 0
+	}
+	if g.From.Before(s.began) { // what was missed before this run began is not this run's
+		g.From = s.began
+	}
+	return max(g.To.Sub(g.From), 0)
 }
 
 func (s *streamStats) snapshot(now time.Time) StreamStats {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,6 +49,19 @@ type Stream struct {
 	// From is the cursor of the very first connection, when the journal knows
 	// none.
 	From Cursor
+	// Sequence returns the number of an event, if it has one, where events
+	// bring numbers that count without holes, each by one: then missing ones
+	// are named, also within a connection. A number of 0 or 1 begins anew. Nil
+	// means that ids which are seen to count so are such numbers. It is called
+	// concurrently, also with events that are not of Types.
+	Sequence func(*Event) (uint64, bool)
+	// ReplayCheck is how many events before the cursor a new connection
+	// resumes, where the site can replay: seeing them again proves that
+	// nothing is missing. Needs ids or Sequence.
+	ReplayCheck int
+	// Backfill fetches the events that are missing for certain; nil leaves
+	// them missing.
+	Backfill *Backfill
 	// Limits paces connection attempts; nil means limits of the stream's own.
 	Limits *Limits
 	// Budget bounds the unfinished events of all streams that share it; nil
@@ -120,6 +134,10 @@ type runner struct {
 	lostAt    time.Time // when the last connection ended, until the next event
 	lostCause Cause
 	hasIDs    bool
+	known     bool     // earlier runs held the stream
+	cursors   []Cursor // of the last events, as many as ReplayCheck asks for
+	sequence  sequence
+	missing   missing
 	final     error // why the stream ended
 	ended     bool
 }
@@ -137,20 +155,40 @@ func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: resume: %w", r.Name, err)
 	}
-	r.cursor = r.From
+	r.cursor, r.known = r.From, at.Known
 	if at.Known {
 		r.cursor = at.Cursor
 	}
-	for _, e := range at.Tail {
+	r.stats.name = r.Name
+	r.missing.wake = make(chan struct{}, 1)
+	var last *TailEvent
+	for i := range at.Tail {
+		e := &at.Tail[i]
+		if e.Filled {
+			continue // not of a connection: see recallFilled
+		}
+		last = e
 		r.splice.Recall(e.ID, e.Hash)
 		r.lastEvent = e.Time
 		r.hasIDs = r.hasIDs || e.ID != ""
+		r.passed(e.Cursor)
+		if r.types == nil { // else the numbers after the last event are not known
+			r.sequence = sequence{last: e.Sequence, known: e.Sequenced}
+		}
 	}
-	r.stats.name = r.Name
-	if n := len(at.Tail); n > 0 {
-		r.stats.resumed(at.Tail[n-1])
-		r.lostAt, r.lostCause = r.lastEvent, CausePlanned
-		r.Log.Info("going on where the journal ends", "id", at.Tail[n-1].ID, "at", r.lastEvent.Format(time.RFC3339))
+	if r.known {
+		r.lostAt, r.lostCause = time.Now(), CauseRestart
+	}
+	if last != nil {
+		r.stats.resumed(*last)
+		r.lostAt = r.lastEvent
+		r.Log.Info("going on where the journal ends", "id", last.ID, "at", r.lastEvent.Format(time.RFC3339))
+	}
+	if err := r.recallLedger(ctx, at.Notes); err != nil {
+		return nil, fmt.Errorf("stream %s: %w", r.Name, err)
+	}
+	if err := r.recallFilled(ctx, at.Tail); err != nil {
+		return nil, fmt.Errorf("stream %s: %w", r.Name, err)
 	}
 	return r, nil
 }
@@ -162,6 +200,9 @@ func (r *runner) run(ctx context.Context) error {
 	defer cancel()
 	r.stats.begin(time.Now())
 	first := r.newLine()
+	if r.Backfill != nil {
+		r.wg.Go(func() { r.backfill(ctx, cancel) })
+	}
 	r.hold(ctx, cancel, first, nil)
 	r.wg.Wait() // for those that have taken over
 	r.mu.Lock()
@@ -204,6 +245,14 @@ func (r *runner) offer(ctx context.Context, l *line, ev *Event) error {
 // accept delivers an event of a line that has joined, unless another line has
 // delivered it.
 func (r *runner) accept(ctx context.Context, l *line, ev *Event) error {
+	if ev.ignored {
+		return r.passIgnored(ctx, l, ev)
+	}
+	if r.missing.filled(r.number(ev)) {
+		r.stats.duplicates.Add(1)
+		r.reached(ev.Time)
+		return nil
+	}
 	content := HashEvent(ev.Type, ev.Data)
 	v := r.splice.Offer(&l.seam, ev.ID, content)
 	if !v.Duplicate && !r.share.take() {
@@ -212,14 +261,25 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event) error {
 	r.reached(ev.Time)
 	if v.Duplicate {
 		r.stats.duplicates.Add(1)
+		l.again = true
 	} else {
 		if v.Restarted {
 			r.Log.Warn("the site has begun its ids anew", "id", string(ev.ID))
+			if err := r.forget(ctx); err != nil {
+				return err
+			}
 		}
-		if v.Join == splice.Possible || v.Join == splice.Missing {
-			var err error
-			apart(func() { err = r.gap(ctx, v, ev) })
-			if err != nil {
+		if v.Join == splice.First && r.known {
+			v.Join = splice.Possible // the journal has forgotten what was before
+		}
+		n, numbered := r.number(ev)
+		late := r.missing.lacks(n, numbered)
+		v, within, err := r.count(ctx, ev, v, late != nil)
+		if err != nil {
+			return err
+		}
+		if v.Join != splice.Within && v.Join != splice.First {
+			if apart(func() { err = r.seam(ctx, l, v, ev, within) }); err != nil {
 				return err
 			}
 		}
@@ -227,8 +287,18 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event) error {
 			return &journalError{err}
 		}
 		r.cursor, r.lastEvent = ev.Cursor, ev.Time
+		r.passed(ev.Cursor)
+		l.joined = true
 		r.hasIDs = r.hasIDs || len(ev.ID) > 0
 		r.stats.event(ev)
+		if late != nil && slices.Contains(r.missing.holes, late) {
+			r.missing.came(late, n)
+			if len(late.left) == 0 {
+				if apart(func() { err = r.account(ctx, late) }); err != nil {
+					return err
+				}
+			}
+		}
 		if r.share.done() {
 			return errEnough // at once: the next event may be long in coming
 		}
@@ -244,7 +314,7 @@ func (r *runner) reached(at time.Time) {
 	if r.lostAt.IsZero() {
 		return
 	}
-	if r.lostCause != CausePlanned {
+	if r.lostCause != CausePlanned && r.lostCause != CauseRestart {
 		r.stats.resume(at.Sub(r.lostAt))
 		apart(func() {
 			r.Log.Info("resumed", "after", at.Sub(r.lostAt).Round(time.Millisecond).String(), "cause", r.lostCause)

@@ -94,6 +94,17 @@ type Stream struct {
 	// opens the next one first, `break` closes the old one first, `auto` does
 	// what site, ids and caps allow.
 	Handover framework.Handover `yaml:"handover" default:"auto" enum:"auto,overlap,break"`
+	// The field of the event's JSON data, as a dotted path such as `meta.seq`,
+	// that numbers the events without holes: then missing ones are named.
+	// Without it ids that are seen to count by one do the same.
+	Sequence string `yaml:"sequence"`
+	// How many events before the last one a new connection resumes, where the
+	// site can replay: seeing them again proves that none was missed. Needs
+	// events with ids or a `sequence`.
+	ReplayCheck int `yaml:"replay_check" default:"0" min:"0" max:"1024"`
+	// Where events are fetched that are known to be missing. Without this
+	// section they stay missing.
+	Backfill *Backfill `yaml:"backfill"`
 
 	section *section
 }
@@ -105,6 +116,41 @@ func (st *Stream) Problem(key, message, remedy string) {
 	if st.section != nil && !st.section.bad[key] {
 		st.section.wrong(key, message, remedy)
 	}
+}
+
+// Backfill is a history endpoint that answers with JSON. It is asked with GET,
+// as the stream's identity.
+type Backfill struct {
+	// The address; `{from}` and `{to}` in it stand for the first and the last
+	// missing number. It shows up in logs: secrets belong into `headers`.
+	URL string `yaml:"url" required:"true"`
+	// Headers to send with the request.
+	Headers map[string]auth.Secret `yaml:"headers"`
+	// The dotted path of the list of events in the answer. Without it the
+	// answer is the list.
+	Each string `yaml:"each"`
+	// The dotted path of the event's id in its entry of the list. It is the
+	// number that is missing, unless the stream has a `sequence`, which is
+	// then looked for in the event's data.
+	ID string `yaml:"id"`
+	// The dotted path of the event's type; without it the type is `message`.
+	Type string `yaml:"type"`
+	// The dotted path of the event's data. Without it the whole entry is the
+	// data.
+	Data string `yaml:"data"`
+}
+
+func (b *Backfill) check(s *section) {
+	if s.good("url") {
+		message, remedy := checkURL("url", strings.NewReplacer("{from}", "1", "{to}", "2").Replace(b.URL))
+		if message == "" && (!strings.Contains(b.URL, "{from}") || !strings.Contains(b.URL, "{to}")) {
+			message, remedy = `"url" does not say where the numbers go`, "write {from} and {to} for the first and the last missing number"
+		}
+		if message != "" {
+			s.wrong("url", message, remedy)
+		}
+	}
+	checkHeaders(s, "headers", b.Headers)
 }
 
 // Reconnect bounds the wait before a connection is made again. It doubles with
@@ -208,6 +254,9 @@ func (st *Stream) check(s *section) {
 	checkHeaders(s, "headers", st.Headers)
 	if s.has("body") && st.Method == http.MethodGet {
 		s.wrong("body", "a GET request has no body", "write method: POST, or remove body")
+	}
+	if st.Backfill != nil && st.Backfill.ID == "" && st.Sequence == "" && s.good("backfill") {
+		s.wrong("backfill", "backfill has no id, and the stream has no sequence", "name the field that holds the number of an event")
 	}
 	if slices.Contains(st.Types, "") {
 		s.wrong("types", "an event type is empty", "an event without a type has the type message")

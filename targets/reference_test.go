@@ -24,6 +24,7 @@ var chapters = []struct {
 	{"Target file", reflect.TypeFor[File]()},
 	{"streams[]", reflect.TypeFor[Stream]()},
 	{"streams[].reconnect", reflect.TypeFor[Reconnect]()},
+	{"streams[].backfill", reflect.TypeFor[Backfill]()},
 	{"auth", reflect.TypeFor[Auth]()},
 	{"auth.browser", reflect.TypeFor[Browser]()},
 	{"auth.browser.steps[]", reflect.TypeFor[Step]()},

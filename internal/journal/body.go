@@ -105,7 +105,9 @@ func parseEvents(h *header, raw []byte) ([]framework.StoredEvent, error) {
 		}
 		ev.Cursor = framework.Cursor(cursors[stream])
 		if flags&flagExtension != 0 {
-			m.bytes()
+			if err := parseExtension(ev, m.bytes()); err != nil {
+				return nil, fmt.Errorf("event %d: %w", i+1, err)
+			}
 		}
 		n := m.uvarint()
 		if m.err != nil || n > uint64(len(data)) {
@@ -117,4 +119,25 @@ func parseEvents(h *header, raw []byte) ([]framework.StoredEvent, error) {
 		return nil, fmt.Errorf("body holds more than %d events", h.count)
 	}
 	return events, nil
+}
+
+// parseExtension decodes what few events have.
+func parseExtension(ev *framework.StoredEvent, b []byte) error {
+	c := cut{b: b}
+	for c.more() {
+		tag, v := c.uvarint(), cut{b: c.bytes()}
+		if c.err != nil {
+			break
+		}
+		switch tag {
+		case tagFilled:
+			ev.Filled = true
+		case tagSequence:
+			ev.Sequence, ev.Sequenced = v.uvarint(), true
+		}
+		if v.err != nil {
+			return v.err
+		}
+	}
+	return c.err
 }

@@ -69,6 +69,12 @@ import (
 //	flag 16: extension {length uvarint, fields as in the header}
 //	length of the data, uvarint
 //
+// The fields of an event's extension:
+//
+//	1  the event was missed and came later than its place, from the site's
+//	   history; the value is empty
+//	2  the event's number in its stream, uvarint
+//
 // A snapshot has an empty body; its streams carry everything that a restart
 // needs to know of the chunks up to its number.
 //
@@ -99,6 +105,9 @@ const (
 	tagCursor = 3
 	tagNote   = 4
 	tagLast   = 5
+
+	tagFilled   = 1
+	tagSequence = 2
 
 	flagID         = 1
 	flagType       = 2

@@ -81,6 +81,9 @@ func (g *gathering) event(l *streamLog, ev *framework.Event) {
 	default:
 		flags |= flagCursor
 	}
+	if ev.Filled || ev.Sequenced {
+		flags |= flagExtension
+	}
 	m := binary.AppendUvarint(g.meta, uint64(l.row))
 	m = append(m, flags)
 	m = binary.AppendVarint(m, at-g.now)
@@ -92,6 +95,17 @@ func (g *gathering) event(l *streamLog, ev *framework.Event) {
 	}
 	if flags&flagCursor != 0 {
 		m = appendBytes(m, cursor)
+	}
+	if flags&flagExtension != 0 {
+		var fields [2 + 2 + binary.MaxVarintLen64]byte
+		x := fields[:0]
+		if ev.Filled {
+			x = appendField(x, tagFilled, "")
+		}
+		if ev.Sequenced {
+			x = appendNumber(x, tagSequence, ev.Sequence)
+		}
+		m = appendBytes(m, x)
 	}
 	g.meta = binary.AppendUvarint(m, uint64(len(ev.Data)))
 	g.data = append(g.data, ev.Data...)

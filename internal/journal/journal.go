@@ -18,6 +18,7 @@ import (
 	"hash/fnv"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -166,6 +167,12 @@ func Open(ctx context.Context, c Config) (*Journal, error) {
 	}
 	j.wg.Go(j.keep)
 	return j, nil
+}
+
+// Exists tells whether there is a journal in the directory.
+func Exists(dir string) bool {
+	info, err := os.Stat(filepath.Join(dir, "nats"))
+	return err == nil && info.IsDir()
 }
 
 func setDefault[T ~int | ~int64](v *T, d T) {

@@ -275,9 +275,10 @@ func (p *partition) commit(g *gathering) error {
 	defer p.mu.Unlock()
 	p.last = seq
 	p.snappedBytes += written
+	keep := p.keptNotes()
 	for i := range g.rows {
 		l, r := g.logs[i], &g.rows[i]
-		l.state.apply(r, seq)
+		l.state.apply(r, seq, keep)
 		l.committed.Add(uint64(r.count))
 	}
 	p.durable = p.appended - p.gather.entries

@@ -112,9 +112,15 @@ func (p *partition) scan(ctx context.Context, last uint64, chunks, streams int, 
 				for i := range full.Events {
 					ev := &full.Events[i]
 					if name := full.Streams[ev.Stream]; want(name) {
-						// The id is cloned: it is a view into the whole chunk.
-						older[name] = append(older[name], framework.TailEvent{
-							ID: strings.Clone(ev.ID), Hash: framework.HashEvent(ev.Type, ev.Data), Time: ev.Time})
+						// Texts are cloned: they are views into the whole chunk.
+						tail := framework.TailEvent{
+							ID: strings.Clone(ev.ID), Hash: framework.HashEvent(ev.Type, ev.Data), Time: ev.Time,
+							Sequence: ev.Sequence, Sequenced: ev.Sequenced, Filled: ev.Filled,
+						}
+						if tail.Cursor = framework.Cursor(tail.ID); tail.Cursor != ev.Cursor {
+							tail.Cursor = framework.Cursor(strings.Clone(string(ev.Cursor)))
+						}
+						older[name] = append(older[name], tail)
 					}
 				}
 			}

@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -134,25 +133,38 @@ func TestIdleStreamKeepsItsTail(t *testing.T) {
 	}
 }
 
-func TestNotesAreBounded(t *testing.T) {
+func TestNotesAreBoundedAndSummedUp(t *testing.T) {
 	dir := t.TempDir()
 	j := open(t, Config{Dir: dir})
 	l := stream(t, j, "a/s")
 	const notes = 3 * KeptNotes
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for n := range notes {
-		if err := l.Note(context.Background(), framework.Note{Kind: 1, Body: fmt.Appendf(nil, "%d", n)}); err != nil {
+		at := begin.Add(time.Duration(n) * time.Minute)
+		body := fmt.Appendf(nil, `{"state":"known","from":%q,"to":%q,"first_id":%d,"last_id":%[3]d,"missing":1}`,
+			at.Format(time.RFC3339), at.Add(time.Second).Format(time.RFC3339), n+1)
+		if err := l.Note(t.Context(), framework.Note{Kind: framework.NoteGap, Body: body}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	check := func() {
 		t.Helper()
 		r := resume(t, j, "a/s")
-		if n := len(r.Notes); n < KeptNotes || n > 2*KeptNotes || string(r.Notes[n-1].Body) != fmt.Sprint(notes-1) || r.Cursor != "" {
-			t.Fatalf("%d notes, cursor %q", n, r.Cursor)
+		ledger := framework.ReadLedger(r.Notes, time.Time{})
+		sum := ledger.Sum()
+		known := sum.Gaps[framework.GapKnown]
+		if n := len(r.Notes); n < KeptNotes/2 || n > 2*KeptNotes || known.Count != notes || known.Missing != notes || r.Cursor != "" {
+			t.Fatalf("%d notes, %d gaps known, cursor %q", n, known.Count, r.Cursor)
+		}
+		if len(ledger.Totals) == 0 || ledger.Gaps[len(ledger.Gaps)-1].FirstID != notes || !ledger.From.Equal(begin) {
+			t.Fatalf("%d totals, from %v", len(ledger.Totals), ledger.From)
 		}
 	}
 	check()
 	closeJournal(t, j)
 	j = open(t, Config{Dir: dir})
 	check()
+	if names := j.Streams(); len(names) != 1 || names[0] != "a/s" {
+		t.Errorf("streams %q", names)
+	}
 }

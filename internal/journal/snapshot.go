@@ -55,7 +55,7 @@ func (p *partition) load(ctx context.Context, s *store) error {
 				p.j.log.Error("journal: damage found", "err", c.err)
 			}
 			for i := range c.head.rows {
-				p.state(c.head.rows[i].name).apply(&c.head.rows[i], c.seq)
+				p.state(c.head.rows[i].name).apply(&c.head.rows[i], c.seq, p.keptNotes())
 			}
 			p.snappedBytes += int64(c.size)
 		}
@@ -93,7 +93,7 @@ func (p *partition) loadSnapshot(ctx context.Context, s *store) error {
 			for i := range h.rows {
 				r := &h.rows[i]
 				st := p.state(r.name)
-				st.apply(r, r.last)
+				st.apply(r, r.last, p.keptNotes())
 				st.last = r.last
 			}
 			return nil
@@ -148,8 +148,7 @@ func (p *partition) snapshot() error {
 	h := header{rows: make([]row, 0, len(p.streams)), oldest: p.first}
 	for _, st := range p.streams {
 		if st.known {
-			notes := st.notes[max(0, len(st.notes)-KeptNotes):]
-			h.rows = append(h.rows, row{name: st.name, cursor: st.cursor, moved: true, notes: notes, last: st.last})
+			h.rows = append(h.rows, row{name: st.name, cursor: st.cursor, moved: true, notes: st.notes, last: st.last})
 		}
 	}
 	p.snappedBytes = 0 // also when it fails: not again with every chunk

@@ -15,9 +15,13 @@ const (
 	MaxEvent = 128 << 20
 	// MaxText is the longest stream name, cursor or body of a note.
 	MaxText = 64 << 10
-	// KeptNotes is how many entries of a stream's ledger are kept at least;
-	// older ones are forgotten, with their chunks.
-	KeptNotes = 1024
+	// KeptNotes is how many entries of a stream's ledger are kept at most, once
+	// they are shortened with framework.CompactNotes; up to as many more are
+	// gathered before that. Where a partition has many streams, they share
+	// sharedNotes, so that a snapshot stays one message.
+	KeptNotes   = 1024
+	sharedNotes = 64 << 10
+	leastNotes  = 16
 	// KeptTail is how many last events of a stream Resume returns at most.
 	KeptTail = 4096
 )
@@ -43,8 +47,9 @@ type streamState struct {
 	last   uint64 // newest chunk with an event of the stream
 }
 
-// apply adds what a committed chunk says of the stream.
-func (s *streamState) apply(r *row, seq uint64) {
+// apply adds what a committed chunk says of the stream, whose ledger is to
+// keep so many entries.
+func (s *streamState) apply(r *row, seq uint64, keep int) {
 	s.known = true
 	if r.moved {
 		s.cursor = r.cursor
@@ -53,10 +58,30 @@ func (s *streamState) apply(r *row, seq uint64) {
 		s.last = seq
 	}
 	s.notes = append(s.notes, r.notes...)
-	// Forgetting in steps keeps this from copying the ledger at every note.
-	if n := len(s.notes); n > 2*KeptNotes {
-		s.notes = slices.Clone(s.notes[n-KeptNotes:])
+	// In steps: shortening reads the whole ledger.
+	if len(s.notes) > 2*keep {
+		s.notes = framework.CompactNotes(s.notes, keep)
 	}
+}
+
+// keptNotes is how many entries of a ledger are kept; the mutex is held.
+func (p *partition) keptNotes() int {
+	return max(leastNotes, min(KeptNotes, sharedNotes/max(len(p.streams), 1)))
+}
+
+// Streams returns the names of the streams that the journal has held, sorted.
+func (j *Journal) Streams() (names []string) {
+	for _, p := range j.parts {
+		p.mu.Lock()
+		for name, s := range p.streams {
+			if s.known {
+				names = append(names, name)
+			}
+		}
+		p.mu.Unlock()
+	}
+	slices.Sort(names)
+	return names
 }
 
 // streamLog is the writing end of one stream.

@@ -1,0 +1,107 @@
+package framework
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/holdline/scrape/internal/splice"
+)
+
+// sequence is the last number of a stream whose events count without holes.
+type sequence struct {
+	last  uint64
+	known bool
+}
+
+// sequenced gives the event its number, which also stands in for an id that
+// the event does not have. digits is room for it.
+func (r *runner) sequenced(ev *Event, digits []byte) {
+	ev.Sequence, ev.Sequenced, ev.Filled, ev.ignored = 0, false, false, false
+	if r.Sequence == nil {
+		return
+	}
+	if ev.Sequence, ev.Sequenced = r.Sequence(ev); ev.Sequenced && len(ev.ID) == 0 {
+		ev.ID = strconv.AppendUint(digits, ev.Sequence, 10)
+	}
+}
+
+// number is what a known gap counts: the sequence, or else the id.
+func (r *runner) number(ev *Event) (n uint64, ok bool) {
+	if r.Sequence != nil {
+		return ev.Sequence, ev.Sequenced
+	}
+	if r.missing.none() {
+		return 0, false // nobody asks: spare the parsing
+	}
+	return decimal(ev.ID)
+}
+
+func decimal(id []byte) (uint64, bool) {
+	n, err := strconv.ParseUint(string(id), 10, 64)
+	return n, err == nil && (id[0] != '0' || len(id) == 1)
+}
+
+// count corrects the splice's verdict by the event's number, which says more
+// than ids and overlaps do. late says that the number was known to be missing,
+// within that the verdict is not about the connection's beginning.
+func (r *runner) count(ctx context.Context, ev *Event, v splice.Verdict, late bool) (_ splice.Verdict, within bool, err error) {
+	within = v.Join == splice.Within
+	if late && v.Join == splice.Possible {
+		v.Join = splice.Within // what came late opens no gap
+	}
+	s, n := &r.sequence, ev.Sequence
+	switch {
+	case !ev.Sequenced:
+		return v, within, nil
+	case !s.known:
+	case n == s.last+1:
+		if !within && v.Join != splice.First {
+			v.Join = splice.Proven
+		}
+	case n > s.last:
+		v.Join, v.From, v.To = splice.Missing, s.last+1, n-1
+	case late:
+		return v, within, nil
+	case n <= 1 || !within:
+		// The count begins anew, where the splice knew of no replay.
+		v.Join, err = splice.Possible, r.forget(ctx)
+	default:
+		return v, within, nil // late, and never missed: two lines, or a site out of order
+	}
+	s.last, s.known = n, true
+	return v, within, err
+}
+
+// passIgnored counts the number of an event that is not kept.
+func (r *runner) passIgnored(ctx context.Context, l *line, ev *Event) error {
+	s := &r.sequence
+	if s.known && ev.Sequence <= s.last {
+		return nil
+	}
+	from, known := s.last+1, s.known
+	s.last, s.known = ev.Sequence, true
+	if !known || from == ev.Sequence {
+		return nil
+	}
+	v := splice.Verdict{Join: splice.Missing, From: from, To: ev.Sequence - 1}
+	return r.seam(ctx, l, v, ev, l.joined)
+}
+
+// passed remembers the cursor of an event, for [Stream.ReplayCheck].
+func (r *runner) passed(c Cursor) {
+	if r.ReplayCheck <= 0 {
+		return
+	}
+	if len(r.cursors) > r.ReplayCheck {
+		r.cursors = append(r.cursors[:0], r.cursors[1:]...)
+	}
+	r.cursors = append(r.cursors, c)
+}
+
+// resumeFrom is where a new connection begins.
+func (r *runner) resumeFrom() Cursor {
+	if len(r.cursors) > 0 {
+		return r.cursors[0]
+	}
+	return r.cursor
+}
