@@ -64,8 +64,14 @@ func (s *Sink) explain(ctx context.Context, err error) error {
 	if remedy := remedies[code(err)]; remedy != "" {
 		return fmt.Errorf("postgres sink: table %s: %s: %w", s.table, remedy, err)
 	}
-	if e, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return fmt.Errorf(`postgres sink: table %s: the server cannot be reached at %s: start it, or correct "url": %w`, s.table, s.config.Host, e)
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return fmt.Errorf(`postgres sink: table %s: the server cannot be reached at %s: start it, or correct "url": %w`, s.table, s.config.Host, oneLine{err})
 	}
 	return fmt.Errorf("postgres sink: table %s: %w", s.table, err)
 }
+
+// oneLine is an error whose text is a list with a line for each attempt.
+type oneLine struct{ error }
+
+func (e oneLine) Error() string { return strings.Join(strings.Fields(e.error.Error()), " ") }
+func (e oneLine) Unwrap() error { return e.error }
