@@ -47,7 +47,7 @@ func appendPayload(b, data []byte) []byte {
 	case !json.Valid(data):
 		b = append(b, `,"text":`...)
 		b = appendString(b, data)
-	case bytes.ContainsAny(data, "\n\r"):
+	case bytes.IndexByte(data, '\n') >= 0 || bytes.IndexByte(data, '\r') >= 0:
 		b = append(b, `,"data":`...)
 		buf := bytes.NewBuffer(b)
 		_ = json.Compact(buf, data) // it is valid
