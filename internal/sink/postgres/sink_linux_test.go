@@ -125,7 +125,7 @@ func TestSink(t *testing.T) {
 		"Schema": testSchema, "FewRights": testFewRights, "CannotConnect": testCannotConnect,
 		"RecordRefused": testRecordRefused, "PositionTampered": testPositionTampered, "PositionGone": testPositionGone,
 		"Locked": testLocked, "Silent": testSilent, "ReadOnly": testReadOnly, "RowsDropped": testRowsDropped,
-		"Durable": testDurable,
+		"Durable": testDurable, "LeftBehind": testLeftBehind,
 	} {
 		t.Run(name, func(t *testing.T) { story(t, server) })
 	}
@@ -402,6 +402,42 @@ func testLocked(t *testing.T, server *postgrestest.Server) {
 	}
 }
 
+// A transaction that a lost connection left behind decides where the sink is:
+// Open waits for it.
+func testLeftBehind(t *testing.T, server *postgrestest.Server) {
+	address := server.Database(t)
+	s := opened(t, address, Config{})
+	if err := write(s, 0, record(1)); err != nil {
+		t.Fatal(err)
+	}
+	left := connect(t, address)
+	if _, err := left.Exec(t.Context(), "BEGIN; UPDATE _scrape_positions SET event = 3"); err != nil {
+		t.Fatal(err)
+	}
+	type answer struct {
+		pos framework.Position
+		err error
+	}
+	opening := make(chan answer, 1)
+	go func() {
+		pos, err := s.Open(t.Context(), info)
+		opening <- answer{pos, err}
+	}()
+	for len(queryStrings(t, address, "SELECT query FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")) == 0 {
+		select {
+		case a := <-opening:
+			t.Fatalf("Open did not wait: %v, %v", a.pos, a.err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if _, err := left.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-opening; a.err != nil || a.pos != at(3) {
+		t.Errorf("Open: %v, %v, want %v", a.pos, a.err, at(3))
+	}
+}
+
 // A server that says nothing at all does not hold a sink for ever.
 func testSilent(t *testing.T, server *postgrestest.Server) {
 	address := server.Database(t)
@@ -412,6 +448,15 @@ func testSilent(t *testing.T, server *postgrestest.Server) {
 	says(t, err, "the server did not answer in time")
 	if !errors.Is(err, errPatience) {
 		t.Errorf("error %v is not that of a server that is too slow", err)
+	}
+	conn := s.conn.PgConn()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-conn.CleanupDone():
+	default:
+		t.Error("Close left a connection behind that is still being given up")
 	}
 }
 
