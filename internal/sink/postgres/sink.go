@@ -64,6 +64,7 @@ type Sink struct {
 	id        string
 	partition int
 	conn      *pgx.Conn // nil when closed
+	has       []found   // the table's columns, as Open saw them
 	data      dataType
 	buf       []byte // of the last COPY, kept for the next
 	warned    bool

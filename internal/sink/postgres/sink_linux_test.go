@@ -125,7 +125,7 @@ func TestSink(t *testing.T) {
 		"Schema": testSchema, "FewRights": testFewRights, "CannotConnect": testCannotConnect,
 		"RecordRefused": testRecordRefused, "PositionTampered": testPositionTampered, "PositionGone": testPositionGone,
 		"Locked": testLocked, "Silent": testSilent, "ReadOnly": testReadOnly, "RowsDropped": testRowsDropped,
-		"Durable": testDurable, "LeftBehind": testLeftBehind,
+		"Durable": testDurable, "LeftBehind": testLeftBehind, "TypesChanged": testTypesChanged,
 	} {
 		t.Run(name, func(t *testing.T) { story(t, server) })
 	}
@@ -230,6 +230,36 @@ func testTableMadeByHand(t *testing.T, server *postgrestest.Server) {
 				t.Fatalf("Write: %v", err)
 			}
 		})
+	}
+}
+
+// A column gets another type while the sink is open: no record is at fault, and
+// the sink goes on as soon as it has looked at the table again.
+func testTypesChanged(t *testing.T, server *postgrestest.Server) {
+	address := server.Database(t)
+	s := opened(t, address, Config{})
+	if err := write(s, 0, record(1)); err != nil {
+		t.Fatal(err)
+	}
+	postgrestest.Exec(t, address, "ALTER TABLE records ALTER COLUMN time TYPE date")
+	says(t, write(s, 1, record(2)), "columns were changed: it is looked at again")
+	_, err := s.Open(t.Context(), info)
+	says(t, err, `column "time" of type date`)
+	_, statement, _ := strings.Cut(err.Error(), "run: ")
+	postgrestest.Exec(t, address, statement)
+	if _, err := s.Open(t.Context(), info); err != nil {
+		t.Fatal(err)
+	}
+	postgrestest.Exec(t, address, "ALTER TABLE records ALTER COLUMN data TYPE jsonb USING to_jsonb(data)")
+	says(t, write(s, 1, record(2)))
+	if _, err := s.Open(t.Context(), info); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(s, 1, record(2)); err != nil {
+		t.Fatal(err)
+	}
+	if got := queryStrings(t, address, "SELECT concat(data, '|', raw) FROM records ORDER BY _key"); !slices.Equal(got, []string{`"data"|`, `|\x64617461`}) {
+		t.Errorf("the table holds %q", got)
 	}
 }
 

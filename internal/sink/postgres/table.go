@@ -88,8 +88,13 @@ type found struct {
 	needs bool
 }
 
-func (s *Sink) readColumns(ctx context.Context, tx pgx.Tx) ([]found, error) {
-	rows, err := tx.Query(ctx, `SELECT attname::text, split_part(format_type(atttypid, atttypmod), '(', 1),
+// querier is a transaction, or a connection without one.
+type querier interface {
+	Query(ctx context.Context, statement string, args ...any) (pgx.Rows, error)
+}
+
+func (s *Sink) readColumns(ctx context.Context, in querier) ([]found, error) {
+	rows, err := in.Query(ctx, `SELECT attname::text, split_part(format_type(atttypid, atttypmod), '(', 1),
 			attnotnull AND NOT atthasdef AND attidentity = ''
 		FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped`, s.table)
 	if err != nil {
@@ -100,16 +105,27 @@ func (s *Sink) readColumns(ctx context.Context, tx pgx.Tx) ([]found, error) {
 	})
 }
 
-// ensureTable makes the table when it is missing, adds the optional columns it
-// lacks, and checks that the others fit and that none else needs a value.
+// ensureTable makes the table when it is missing, and else sees to it that it
+// can serve.
 func (s *Sink) ensureTable(ctx context.Context, tx pgx.Tx) error {
 	has, err := s.readColumns(ctx, tx)
 	if err != nil {
 		return err
 	}
 	if len(has) == 0 {
-		return s.makeTable(ctx, tx)
+		if err := s.makeTable(ctx, tx); err != nil {
+			return err
+		}
+	} else if err := s.checkTable(ctx, tx, has); err != nil {
+		return err
 	}
+	s.has, err = s.readColumns(ctx, tx)
+	return err
+}
+
+// checkTable adds the optional columns that the table lacks, and checks that
+// the others fit and that none else needs a value.
+func (s *Sink) checkTable(ctx context.Context, tx pgx.Tx, has []found) error {
 	var missing, statements []string
 	for i := range columns {
 		c := &columns[i]

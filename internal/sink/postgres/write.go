@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 
 	"github.com/holdline/scrape/framework"
@@ -69,6 +70,15 @@ func (s *Sink) copy(ctx context.Context, tx pgx.Tx, records []framework.Record) 
 // blame finds the record for which the server refused the batch: the last one
 // of the shortest beginning that is refused. Nothing of this is committed.
 func (s *Sink) blame(ctx context.Context, records []framework.Record, refusal error) error {
+	// A table that has other types by now refuses every record, and none is at
+	// fault.
+	has, err := s.readColumns(ctx, s.conn)
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(has, s.has) {
+		return fmt.Errorf("the table's columns were changed: it is looked at again: %w", refusal)
+	}
 	var other error // that has nothing to do with the records
 	culprit := refusal
 	n := sort.Search(len(records), func(i int) bool {
