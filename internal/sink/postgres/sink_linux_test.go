@@ -119,7 +119,7 @@ func TestNewRefuses(t *testing.T) {
 
 // The stories share a server, each in a database of its own.
 func TestSink(t *testing.T) {
-	server := postgrestest.Start(t)
+	server := postgrestest.Start(t, "fsync=off")
 	for name, story := range map[string]func(*testing.T, *postgrestest.Server){
 		"StoredForm": testStoredForm, "JSONColumn": testJSONColumn, "TableMadeByHand": testTableMadeByHand,
 		"Schema": testSchema, "FewRights": testFewRights, "CannotConnect": testCannotConnect,
@@ -511,21 +511,25 @@ func testRowsDropped(t *testing.T, server *postgrestest.Server) {
 
 // What the server would lose with its machine is said once.
 func testDurable(t *testing.T, server *postgrestest.Server) {
-	address := server.Database(t)
-	var log bytes.Buffer
-	s := opened(t, address, Config{Log: slog.New(slog.NewTextHandler(&log, nil))})
-	if strings.Contains(log.String(), "WARN") {
-		t.Fatalf("a server that is durable is warned of: %s", log.String())
-	}
-	s.Close()
-	postgrestest.Exec(t, address, "ALTER DATABASE "+s.config.Database+" SET synchronous_commit = off")
-	for range 2 {
-		if _, err := s.Open(t.Context(), info); err != nil {
+	warnings := func(address string) string {
+		var log bytes.Buffer
+		s := opened(t, address, Config{Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+		if _, err := s.Open(t.Context(), info); err != nil { // a second time
 			t.Fatal(err)
 		}
+		return log.String()
 	}
-	if strings.Count(log.String(), "WARN") != 1 || !strings.Contains(log.String(), "synchronous_commit=off") {
-		t.Errorf("want one warning that names the setting, have %s", log.String())
+	if got := warnings(server.Database(t)); strings.Count(got, "\n") != 1 || !strings.Contains(got, "fsync=off") {
+		t.Errorf("want one warning that names the setting, have %q", got)
+	}
+	durable := postgrestest.Start(t)
+	if got := warnings(durable.Database(t)); got != "" {
+		t.Errorf("a server that is durable is warned of: %q", got)
+	}
+	lazy := durable.Database(t)
+	postgrestest.Exec(t, lazy, "ALTER DATABASE "+newSink(t, Config{URL: auth.NewSecret(lazy)}).config.Database+" SET synchronous_commit = off")
+	if got := warnings(lazy); strings.Count(got, "\n") != 1 || !strings.Contains(got, "synchronous_commit=off") {
+		t.Errorf("want one warning that names the setting, have %q", got)
 	}
 }
 
