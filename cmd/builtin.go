@@ -10,6 +10,8 @@ import (
 
 	"github.com/holdline/scrape/framework"
 	"github.com/holdline/scrape/internal/demo"
+	"github.com/holdline/scrape/internal/sink/jsonl"
+	"github.com/holdline/scrape/internal/sink/postgres"
 	"github.com/holdline/scrape/internal/sink/sqlite"
 	"github.com/holdline/scrape/targets"
 )
@@ -18,7 +20,7 @@ import (
 func builtin() targets.Registry {
 	return targets.Registry{
 		Plugins: map[string]targets.Plugin{"sse": targets.SSE},
-		Sinks:   map[string]targets.SinkKind{"sqlite": sqliteKind},
+		Sinks:   map[string]targets.SinkKind{"sqlite": sqliteKind, "postgres": postgresKind, "jsonl": jsonlKind},
 		Demos:   map[string]targets.DemoKind{"exchange": exchangeKind},
 	}
 }
@@ -46,6 +48,44 @@ func sqliteFile(c targets.SQLite, p targets.SinkPlace) string {
 		return string(c.File)
 	}
 	return filepath.Join(p.Data, p.Target+".db")
+}
+
+func postgresKind(decode func(into any) error) (targets.SinkPlan, error) {
+	var c targets.Postgres
+	if err := decode(&c); err != nil {
+		return targets.SinkPlan{}, err
+	}
+	// Made once here, so that a wrong URL or table is a problem of the file.
+	s, err := postgres.New(postgres.Config{URL: c.URL, Table: c.Table})
+	if err != nil {
+		return targets.SinkPlan{}, err
+	}
+	return targets.SinkPlan{
+		Destination: s.Destination(),
+		New: func(p targets.SinkPlace) (framework.Sink, error) {
+			return postgres.New(postgres.Config{URL: c.URL, Table: c.Table, Log: p.Log})
+		},
+	}, nil
+}
+
+// jsonlKind leaves the destination empty: any number of sinks may share a
+// directory.
+func jsonlKind(decode func(into any) error) (targets.SinkPlan, error) {
+	var c targets.JSONL
+	if err := decode(&c); err != nil {
+		return targets.SinkPlan{}, err
+	}
+	return targets.SinkPlan{
+		New: func(p targets.SinkPlace) (framework.Sink, error) {
+			dir := string(c.Dir)
+			if dir == "" {
+				dir = filepath.Join(p.Data, "jsonl")
+			}
+			return jsonl.New(jsonl.Config{
+				Dir: dir, MaxSize: int64(c.Rotate.Size), MaxAge: time.Duration(c.Rotate.Every), Compress: c.Compress == "zstd", Log: p.Log,
+			})
+		},
+	}, nil
 }
 
 func exchangeKind(decode func(into any) error) (targets.DemoPlan, error) {

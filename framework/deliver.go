@@ -1,10 +1,13 @@
 package framework
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,8 +54,12 @@ type deliverer struct {
 	drain chan struct{} // closed when everything committed is all there will be
 
 	batch   Batch
+	size    int               // bytes of the batch's payloads
 	counts  map[string]uint64 // records of the batch, by stream
 	pending time.Time         // when the oldest record of the batch came
+	// buried are the dead letters since the last commit: a batch that is read
+	// again buries none twice.
+	buried map[Key]struct{}
 
 	mu      sync.Mutex
 	stats   SinkStats
@@ -151,7 +158,8 @@ func (d *deliverer) attempt(ctx context.Context) (delivered bool, err error) {
 		return false, err
 	}
 	defer d.sink.Close()
-	d.batch = Batch{From: pos, To: pos, Records: d.batch.Records[:0]}
+	d.journal.Release(d.ID, pos)
+	d.next(pos)
 	for name, n := range d.counts { // of a batch that was never committed
 		d.counter(d.made, name).Add(-n)
 	}
@@ -179,7 +187,7 @@ func (d *deliverer) attempt(ctx context.Context) (delivered bool, err error) {
 	defer reader.Wait()
 	defer cancel()
 
-	timer := time.NewTimer(d.BatchEvery)
+	timer := time.NewTimer(d.wait())
 	defer timer.Stop()
 	drain := d.drain
 	draining := false
@@ -195,15 +203,15 @@ func (d *deliverer) attempt(ctx context.Context) (delivered bool, err error) {
 			if err != nil {
 				return delivered, err
 			}
+			timer.Reset(d.wait())
 		case <-timer.C:
-			timer.Reset(d.BatchEvery)
-			due := len(d.batch.Records) > 0 && time.Since(d.pending) >= d.BatchEvery
-			if due || len(d.batch.Records) == 0 && d.batch.From != d.batch.To && time.Since(d.pending) >= moveEvery {
+			if d.batch.From != d.batch.To && d.wait() == 0 {
 				if err := d.flush(ctx); err != nil {
 					return delivered, err
 				}
 				delivered = true
 			}
+			timer.Reset(d.wait())
 		case err := <-failed:
 			return delivered, fmt.Errorf("read the journal: %w", err)
 		case <-drain:
@@ -212,6 +220,25 @@ func (d *deliverer) attempt(ctx context.Context) (delivered bool, err error) {
 			return delivered, context.Cause(ctx)
 		}
 	}
+}
+
+// wait is how long the batch may still be gathered.
+func (d *deliverer) wait() time.Duration {
+	switch {
+	case len(d.batch.Records) > 0:
+		return max(0, d.BatchEvery-time.Since(d.pending))
+	case d.batch.From != d.batch.To:
+		return max(0, moveEvery-time.Since(d.pending))
+	}
+	return moveEvery
+}
+
+// next begins a batch after the position, and lets go of what the records of
+// the one before point to.
+func (d *deliverer) next(after Position) {
+	clear(d.batch.Records)
+	d.batch = Batch{From: after, To: after, Records: d.batch.Records[:0]}
+	d.size = 0
 }
 
 // level tells whether everything committed is in the batch or beyond.
@@ -229,7 +256,7 @@ func (d *deliverer) take(ctx context.Context, c *Chunk) (batches int, err error)
 	if c.Err != nil {
 		d.log.Error("a part of the journal cannot be read: its events do not reach the sink", "sink", d.ID, "chunk", c.Seq, "error", c.Err)
 	}
-	size := 0
+	sparse := d.sparse(c)
 	for i := range c.Events {
 		ev := &c.Events[i]
 		name := c.Streams[ev.Stream]
@@ -240,23 +267,38 @@ func (d *deliverer) take(ctx context.Context, c *Chunk) (batches int, err error)
 		if len(d.batch.Records) == 0 {
 			d.pending = time.Now()
 		}
+		if sparse {
+			ev = &StoredEvent{ID: strings.Clone(ev.ID), Type: strings.Clone(ev.Type), Cursor: Cursor(strings.Clone(string(ev.Cursor))), Time: ev.Time, Data: bytes.Clone(ev.Data)}
+		}
 		if err := d.decode(name, ev, at); err != nil {
 			return batches, err
 		}
-		size += len(ev.Data)
 		d.batch.To = at
-		if len(d.batch.Records) >= d.BatchRecords || size >= maxBatchBytes {
+		if len(d.batch.Records) >= d.BatchRecords || d.size >= maxBatchBytes {
 			if err := d.flush(ctx); err != nil {
 				return batches, err
 			}
 			batches++
-			size = 0
 		}
 	}
 	if end := (Position{Journal: d.batch.To.Journal, Partition: d.partition, Seq: c.Seq, Event: c.Count}); d.batch.To.Before(end) {
 		d.batch.To = end
 	}
 	return batches, nil
+}
+
+// sparse tells whether the sink wants less than half of what is in the chunk.
+// Records of such a chunk are copied: each would hold all of it in memory, and
+// a batch has records of many chunks.
+func (d *deliverer) sparse(c *Chunk) bool {
+	all, wanted := 0, 0
+	for i := range c.Events {
+		n := len(c.Events[i].Data)
+		if all += n; d.Wants(c.Streams[c.Events[i].Stream]) {
+			wanted += n
+		}
+	}
+	return wanted < all/2
 }
 
 // decode appends the event's records to the batch, or makes it a dead letter.
@@ -280,6 +322,9 @@ func (d *deliverer) decode(name string, ev *StoredEvent, at Position) error {
 		d.batch.Records = d.batch.Records[:before]
 		return d.bury(name, ev, Key{Position: at}, err)
 	}
+	for i := range d.batch.Records[before:] {
+		d.size += len(d.batch.Records[before+i].Data)
+	}
 	made := uint64(len(d.batch.Records) - before)
 	d.counts[name] += made
 	d.counter(d.made, name).Add(made)
@@ -288,6 +333,18 @@ func (d *deliverer) decode(name string, ev *StoredEvent, at Position) error {
 
 // bury makes an event a dead letter.
 func (d *deliverer) bury(name string, ev *StoredEvent, key Key, reason error) error {
+	if _, ok := d.buried[key]; ok {
+		return nil
+	}
+	if d.dead != nil {
+		if err := d.dead(DeadLetter{Key: key, Stream: name, Sink: d.ID, Event: *ev, Reason: reason.Error()}); err != nil {
+			return fmt.Errorf("keep a dead letter: %w", err)
+		}
+	}
+	if d.buried == nil {
+		d.buried = map[Key]struct{}{}
+	}
+	d.buried[key] = struct{}{}
 	if s := d.streams[name]; s != nil {
 		s.dead.Add(1)
 	}
@@ -297,12 +354,6 @@ func (d *deliverer) bury(name string, ev *StoredEvent, key Key, reason error) er
 	d.mu.Unlock()
 	if first {
 		d.log.Warn("an event has become a dead letter", "sink", d.ID, "stream", name, "key", key.String(), "reason", reason)
-	}
-	if d.dead == nil {
-		return nil
-	}
-	if err := d.dead(DeadLetter{Key: key, Stream: name, Sink: d.ID, Event: *ev, Reason: reason.Error()}); err != nil {
-		return fmt.Errorf("keep a dead letter: %w", err)
 	}
 	return nil
 }
@@ -331,10 +382,10 @@ func (d *deliverer) flush(ctx context.Context) error {
 	d.stats.Records += uint64(len(d.batch.Records))
 	d.stats.Batches++
 	d.mu.Unlock()
+	clear(d.buried)
 	d.position(d.batch.To)
-	clear(d.batch.Records) // let go of what the records point to
-	d.batch = Batch{From: d.batch.To, To: d.batch.To, Records: d.batch.Records[:0]}
 	d.journal.Release(d.ID, d.batch.To)
+	d.next(d.batch.To)
 	return nil
 }
 
@@ -348,7 +399,7 @@ func (d *deliverer) drop(bad *RecordError) bool {
 				return false
 			}
 			d.counts[rec.Stream]--
-			d.batch.Records = append(d.batch.Records[:i], d.batch.Records[i+1:]...)
+			d.batch.Records = slices.Delete(d.batch.Records, i, i+1)
 			return true
 		}
 	}

@@ -217,6 +217,8 @@ func (w *Worker) prepare(ctx context.Context) error {
 				return nil
 			case err != nil:
 				w.config.Log.Warn("sink does not answer yet: its events wait in the journal", "sink", c.ID, "error", err)
+				// Where it is in the journal is not known: it holds all of it.
+				w.config.Journal.Release(c.ID, Position{Journal: w.config.Journal.ID(), Partition: p})
 			default:
 				w.config.Journal.Release(c.ID, pos)
 			}

@@ -53,9 +53,11 @@ func testRegistry() Registry {
 				return SinkPlan{Destination: string(o.File) + "\x00" + o.Table}, nil
 			},
 			"postgres": func(decode func(any) error) (SinkPlan, error) {
-				var o struct {
-					Table string `yaml:"table" required:"true"`
-				}
+				var o Postgres
+				return SinkPlan{}, decode(&o)
+			},
+			"jsonl": func(decode func(any) error) (SinkPlan, error) {
+				var o JSONL
 				return SinkPlan{}, decode(&o)
 			},
 		},
@@ -77,6 +79,7 @@ var testEnv = map[string]string{
 	"PASSWORD":  "s3cret-env/with@odd:chars",
 	"PROXY":     "http://s3cret-user:s3cret-proxy@127.0.0.1:8701",
 	"BAD_PROXY": "gopher://s3cret-user:s3cret-proxy@127.0.0.1:8701",
+	"PG_URL":    "postgres://s3cret-user:s3cret-pg@127.0.0.1/db",
 	"NEWLINE":   "s3cret\nnewline",
 	"DOLLAR":    "s3cret${x}",
 	"EMPTY":     "",
@@ -333,10 +336,7 @@ streams:
 }
 
 func TestWorkerFile(t *testing.T) {
-	w, err := LoadWorker("testdata/scrape.yaml", Options{Registry: testRegistry()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := testOptions(t).Worker
 	if w.Pools["shared-isp"].List()[0].Kind != proxies.ISP || w.Journal.Dir != "testdata/journal" || time.Duration(w.Journal.Retain) != 48*time.Hour {
 		t.Errorf("worker is %+v", w)
 	}

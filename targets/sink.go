@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
+	"github.com/holdline/scrape/auth"
 )
 
 // Sink is where records are delivered: an entry with exactly one kind of sink
@@ -46,6 +47,45 @@ type SQLite struct {
 	// The table. It is made when it is missing. Two sinks of one target need
 	// two tables.
 	Table string `yaml:"table" default:"records"`
+}
+
+// Postgres holds the keys of a `postgres` sink: a table in a PostgreSQL
+// database. Its columns are _key, stream, id, type, time, data (text) and raw
+// (bytea): what is no text goes into raw, data being NULL. Make data a jsonb
+// column to query into payloads: what is no JSON goes into raw then. id and
+// type are written as \x and hexadecimal digits where they are no text.
+type Postgres struct {
+	// The database, as postgres://user:password@host:5432/name or
+	// `host=… dbname=…`, best as ${env:NAME}.
+	URL auth.Secret `yaml:"url" required:"true"`
+	// The table, with a schema in front of it or without. It is made when it
+	// is missing, its schema is not. Two sinks of one target need two tables.
+	Table string `yaml:"table" default:"records"`
+}
+
+// JSONL holds the keys of a `jsonl` sink: files of JSON lines, one object per
+// record with the keys key, stream, id, type, time and one of data (the
+// payload, when it is JSON), text (when it is not) and base64 (when it is not
+// UTF-8). id and type are written as \x and hexadecimal digits where they are
+// no text. Beside the files lies one that says how much of them counts.
+type JSONL struct {
+	// The directory. It is made when it is missing; several sinks may share
+	// it, since their files are named after them. Without this key it is
+	// jsonl in the data directory.
+	Dir Path `yaml:"dir"`
+	// When the next file begins. A file that is finished may be moved away.
+	Rotate Rotate `yaml:"rotate"`
+	// How files are compressed: each batch is a frame, so a file can be read
+	// up to the last whole one. Without this key they are not.
+	Compress string `yaml:"compress" enum:"zstd"`
+}
+
+// Rotate says when a file is full: as soon as one of the limits is reached.
+type Rotate struct {
+	// It has so many bytes.
+	Size Size `yaml:"size" default:"256MiB" min:"1"`
+	// It was begun so long ago. Without this key no file is too old.
+	Every Duration `yaml:"every" min:"1s"`
 }
 
 func (s *Sink) decodeNode(d *decoder, n ast.Node, path string) {

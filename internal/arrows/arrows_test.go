@@ -30,7 +30,7 @@ var rooms = []struct {
 }
 
 // absent is what a program that only uses framework must not link.
-var absent = []string{"github.com/nats-io", "github.com/playwright-community", "database/sql", "modernc.org"}
+var absent = []string{"github.com/nats-io", "github.com/playwright-community", "database/sql", "modernc.org", "github.com/jackc"}
 
 type pkg struct {
 	ImportPath    string

@@ -122,7 +122,8 @@ func (j *Journal) Read(ctx context.Context, after framework.Position, want func(
 				return
 			}
 			seq = reached
-			for _, c := range found {
+			for i, c := range found {
+				found[i] = nil // once decoded it is large: let go of it one by one
 				if c.seq == after.Seq && c.err == nil && c.head.count <= after.Event {
 					continue
 				}

@@ -27,8 +27,9 @@ playwright_version=1.60.0
 playwright_sha512=f5b5bacef5ff9b49446e04ca27a629a4e2b1f07dd538f04c382161da2ad714e4f805b1e0af1e613e3c0960b4f8d0bbbee2ab43dfaa8a73f1e7e7a4ad516e7b20
 
 # Debian packages that only tests need: the race detector is linked by a C
-# compiler. Databases and real proxies join here, as package:program.
-test_packages='gcc:gcc libc6-dev:/usr/include/stdlib.h'
+# compiler, and sinks write to a real server, which the tests start themselves.
+# Real proxies join here, as package:program.
+test_packages='gcc:gcc libc6-dev:/usr/include/stdlib.h postgresql:/usr/lib/postgresql/*/bin/postgres'
 
 # What Playwright's Chromium links and a server lacks. Ubuntu 24.04 renamed
 # some of them to …t64.
@@ -41,7 +42,7 @@ die() {
   say "$*"
   exit 1
 }
-have() { case $1 in /*) [ -e "$1" ] ;; *) command -v "$1" >/dev/null 2>&1 ;; esac }
+have() { case $1 in /*) ls -d $1 >/dev/null 2>&1 ;; *) command -v "$1" >/dev/null 2>&1 ;; esac }
 
 # --- what is there -----------------------------------------------------------
 

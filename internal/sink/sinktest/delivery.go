@@ -58,7 +58,7 @@ func testValues(t *testing.T, h Harness) {
 	if err := s.Write(t.Context(), b); err != nil {
 		t.Fatalf("Write: %v", err)
 	}
-	same(t, h.Rows(t, address, "records"), b.Records)
+	h.same(t, h.Rows(t, address, "records"), b.Records)
 }
 
 func testBigValue(t *testing.T, h Harness) {
@@ -75,7 +75,7 @@ func testBigValue(t *testing.T, h Harness) {
 	if err := s.Write(t.Context(), b); err != nil {
 		t.Fatalf("Write: %v", err)
 	}
-	same(t, h.Rows(t, address, "records"), b.Records)
+	h.same(t, h.Rows(t, address, "records"), b.Records)
 }
 
 // A batch without records moves the position over events that made none.

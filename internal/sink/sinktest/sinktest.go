@@ -39,7 +39,12 @@ type Harness struct {
 	New func(t *testing.T, address, table string) framework.Sink
 	// Rows returns what the table holds, in the order in which it was stored.
 	// It is called while sinks are open and while none is. Required.
+	//
+	// A destination that keeps no order returns them in that of their keys.
 	Rows func(t *testing.T, address, table string) []Row
+	// Precision is the step of the destination's times, to which it cuts them;
+	// 0 means that it keeps all of a time.
+	Precision time.Duration
 
 	// The others make trouble. One that is nil says that the destination cannot
 	// have that trouble, and its cases are left out.
@@ -56,6 +61,13 @@ type Harness struct {
 	// Poison returns a payload that s, which is open, can never store. It may
 	// have to lower a limit of s for that.
 	Poison func(t *testing.T, s framework.Sink) []byte
+	// Kill kills the destination's server as a power cut would, and returns
+	// what starts it again and waits until it can be used.
+	Kill func(t *testing.T, address string) (restart func())
+	// Wire returns an address that leads to the same destination over a wire
+	// (see Wire), and what makes that lose the answer to the next transaction:
+	// the destination has done it, and the sink does not learn it.
+	Wire func(t *testing.T, address string) (through string, lose func())
 }
 
 // Row is a record as the destination gives it back.
@@ -71,10 +83,14 @@ type Row struct {
 // childAddress tells a test binary that it is to write until it is killed.
 const childAddress = "SINKTEST_CHILD_ADDRESS"
 
+// Child tells whether this process was started by the suite, to write to what
+// another process made.
+func Child() bool { return os.Getenv(childAddress) != "" }
+
 // Run runs every case against the harness, each with a new destination.
 func Run(t *testing.T, h Harness) {
-	if address := os.Getenv(childAddress); address != "" {
-		writeUntilKilled(t, h, address)
+	if Child() {
+		writeUntilKilled(t, h, os.Getenv(childAddress))
 		return
 	}
 	cases := []struct {
@@ -103,6 +119,8 @@ func Run(t *testing.T, h Harness) {
 		{"Stalled", testStalled, h.Stall != nil},
 		{"Full", testFull, h.Fill != nil},
 		{"Poison", testPoison, h.Poison != nil},
+		{"ServerKilled", testServerKilled, h.Kill != nil},
+		{"AnswerLostOnTheWire", testAnswerLostOnTheWire, h.Wire != nil},
 	}
 	for _, c := range cases {
 		if c.has {
@@ -165,12 +183,12 @@ func holds(t *testing.T, h Harness, address, table string, want map[feed]int) {
 			records = append(records, f.record(i+1))
 		}
 	}
-	same(t, h.Rows(t, address, table), records)
+	h.same(t, h.Rows(t, address, table), records)
 }
 
 // same checks that rows and records are the same, and in the same order within
 // each journal's partition.
-func same(t *testing.T, rows []Row, records []framework.Record) {
+func (h Harness) same(t *testing.T, rows []Row, records []framework.Record) {
 	t.Helper()
 	type source struct {
 		journal   framework.JournalID
@@ -193,9 +211,9 @@ func same(t *testing.T, rows []Row, records []framework.Record) {
 		}
 		seen[row.Key] = true
 		r := records[i]
-		if row.Stream != r.Stream || row.ID != r.ID || row.Type != r.Type || !row.Time.Equal(r.Time) {
+		if row.Stream != r.Stream || row.ID != r.ID || row.Type != r.Type || !row.Time.Equal(r.Time.Truncate(h.Precision)) {
 			t.Fatalf("row %s: stream %q, id %q, type %q, time %v, want %q, %q, %q, %v",
-				row.Key, row.Stream, row.ID, row.Type, row.Time, r.Stream, r.ID, r.Type, r.Time)
+				row.Key, row.Stream, row.ID, row.Type, row.Time, r.Stream, r.ID, r.Type, r.Time.Truncate(h.Precision))
 		}
 		if !bytes.Equal(row.Data, r.Data) {
 			t.Fatalf("row %s: data of %d bytes %.60q, want %d bytes %.60q", row.Key, len(row.Data), row.Data, len(r.Data), r.Data)

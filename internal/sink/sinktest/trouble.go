@@ -279,5 +279,5 @@ func testPoison(t *testing.T, h Harness) {
 	if err := s.Write(t.Context(), b); err != nil {
 		t.Fatalf("Write without the bad record: %v", err)
 	}
-	same(t, h.Rows(t, address, "records"), append(prices.batch(0, 10).Records, b.Records...))
+	h.same(t, h.Rows(t, address, "records"), append(prices.batch(0, 10).Records, b.Records...))
 }

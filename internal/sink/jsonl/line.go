@@ -1,0 +1,104 @@
+package jsonl
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"time"
+	"unicode/utf8"
+
+	"github.com/holdline/scrape/framework"
+	"github.com/holdline/scrape/internal/sink"
+)
+
+// appendLine appends the record as one line. The payload is in one of three
+// members, so that none is taken for another: data when it is JSON, as it
+// arrived (numbers keep their digits; only line breaks between its parts are
+// left out), else text, else base64 when it is not UTF-8 either.
+func appendLine(b []byte, r *framework.Record) ([]byte, error) {
+	t := r.Time.UTC()
+	if y := t.Year(); y < 0 || y > 9999 {
+		return b, &framework.RecordError{Key: r.Key, Err: fmt.Errorf("its time is in the year %d: RFC 3339 ends at 9999", y)}
+	}
+	b = append(b, `{"key":"`...)
+	b = r.Key.Append(b) // letters, digits and slashes
+	b = append(b, `","stream":`...)
+	b = appendString(b, sink.Text(r.Stream))
+	if r.ID != "" {
+		b = append(b, `,"id":`...)
+		b = appendString(b, sink.Text(r.ID))
+	}
+	b = append(b, `,"type":`...)
+	b = appendString(b, sink.Text(r.Type))
+	b = append(b, `,"time":"`...)
+	b = t.AppendFormat(b, "2006-01-02T15:04:05.000000000Z")
+	return appendPayload(append(b, '"'), r.Data), nil
+}
+
+// appendPayload appends the last member and the end of the line. What a JSON
+// parser lets pass in strings may still not be UTF-8.
+func appendPayload(b, data []byte) []byte {
+	switch {
+	case !utf8.Valid(data):
+		b = append(b, `,"base64":"`...)
+		b = base64.StdEncoding.AppendEncode(b, data)
+		return append(b, "\"}\n"...)
+	case !json.Valid(data):
+		b = append(b, `,"text":`...)
+		b = appendString(b, data)
+	case bytes.IndexByte(data, '\n') >= 0 || bytes.IndexByte(data, '\r') >= 0:
+		b = append(b, `,"data":`...)
+		buf := bytes.NewBuffer(b)
+		_ = json.Compact(buf, data) // it is valid
+		b = buf.Bytes()
+	default:
+		b = append(b, `,"data":`...)
+		b = append(b, data...)
+	}
+	return append(b, "}\n"...)
+}
+
+// appendString appends valid UTF-8 as a JSON string. Unlike encoding/json it
+// leaves <, > and & as they are.
+func appendString[T string | []byte](b []byte, s T) []byte {
+	const hex = "0123456789abcdef"
+	b = append(b, '"')
+	from := 0
+	for i := range len(s) {
+		c := s[i]
+		if c >= ' ' && c != '"' && c != '\\' {
+			continue
+		}
+		b = append(b, s[from:i]...)
+		from = i + 1
+		switch c {
+		case '"', '\\':
+			b = append(b, '\\', c)
+		case '\n':
+			b = append(b, '\\', 'n')
+		case '\r':
+			b = append(b, '\\', 'r')
+		case '\t':
+			b = append(b, '\\', 't')
+		default:
+			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		}
+	}
+	return append(append(b, s[from:]...), '"')
+}
+
+// due tells whether the newest file is to be followed by another.
+func (s *Sink) due(p *progress, now time.Time) bool {
+	if p.File == "" {
+		return true
+	}
+	if n, _ := s.number(p.File); p.File != s.name(n) {
+		return true // of another form
+	}
+	// A clock that was set back would make the file last longer.
+	age := now.Sub(p.Begun)
+	return p.Size > 0 && (p.Size >= s.config.MaxSize || s.config.MaxAge > 0 && (age >= s.config.MaxAge || age < 0))
+}
+
+func (s *Sink) name(n int) string { return fmt.Sprintf("%s-%08d%s", s.base, n, s.ending()) }
