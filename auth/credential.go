@@ -31,13 +31,21 @@ type Credential struct {
 	BrowserHeader http.Header
 	// Expires is the earliest end of what matters; zero means unknown.
 	Expires time.Time
-	// Obtained, Exit and Generation are set by the Keeper. Exit is the name of
-	// the exit that the credential is bound to, empty when it is bound to
-	// none. Generation grows by at least one with every login of a Keeper and
-	// is never zero.
-	Obtained   time.Time
-	Exit       string
-	Generation uint64
+	// Skew is how far the site's clock was found to be ahead of this machine's.
+	// Expires allows for it: it is by this machine's clock.
+	Skew time.Duration
+	// Refresh is what the Source renews the credential with, such as the
+	// refresh token of OAuth 2. It is not sent with requests.
+	Refresh Secret
+	// Obtained, Exit, ExitID and Generation are set by the Keeper. Exit is the
+	// name of the exit that the credential is bound to, and ExitID its Via.ID;
+	// both are empty when it is bound to none. Generation grows by at least one
+	// with every login of a Keeper and is never zero.
+	Obtained     time.Time
+	Exit, ExitID string
+	Generation   uint64
+
+	parts []*Credential // of a Stack
 }
 
 // Expired reports whether the credential's known end has come.

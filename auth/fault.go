@@ -19,6 +19,9 @@ const (
 	// FaultSetup: this machine lacks what the login needs, such as a browser.
 	// Trying again does not bring it.
 	FaultSetup Fault = "setup"
+	// FaultPerson: a person is needed: a captcha is shown, or what a person
+	// has to bring has ended. Asking again and again only makes it worse.
+	FaultPerson Fault = "person"
 	// FaultBrowser: the browser did not start, or ended in the middle, or was
 	// hung. Another try may do.
 	FaultBrowser Fault = "browser"
@@ -39,6 +42,8 @@ type LoginError struct {
 	// Reason is one sentence: what was expected and, where it helps, what to
 	// do about it.
 	Reason string
+	// Wait is how long the site asks us to leave it alone; it may be zero.
+	Wait time.Duration
 	// Artifacts is the directory with what the page looked like, or empty.
 	Artifacts string
 	// Err is the cause; it may be nil.

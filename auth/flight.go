@@ -10,6 +10,7 @@ import (
 
 // obtain returns a good credential whose generation is not old.
 func (k *Keeper) obtain(ctx context.Context, via Via, old uint64) (*Credential, error) {
+	k.restore()
 	for {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -39,6 +40,9 @@ func (k *Keeper) join(ctx context.Context, via Via, old uint64) (*flight, *Crede
 	defer k.mu.Unlock()
 	now := time.Now()
 	s := k.slotFor(k.key(via), now)
+	if s.credential != nil && !k.fits(s.credential, via) {
+		s.credential = nil // another exit had this name
+	}
 	if c := s.credential; c != nil && c.Generation != old && !s.rejected && !c.Expired(now) {
 		return nil, c, nil
 	}
@@ -75,9 +79,13 @@ func (k *Keeper) leave(f *flight) (last bool) {
 func (k *Keeper) fly(ctx context.Context, s *slot, f *flight, via Via, old *Credential) {
 	defer f.cancel()
 	log := k.config.Log.With("credential", k.config.Name, "exit", via.Exit)
-	log.Debug("login begins")
 	began := time.Now()
-	credential, err := k.config.Source.Obtain(ctx, via, old)
+	credential, err := k.newer(via, old), error(nil)
+	kept := credential != nil
+	if !kept {
+		log.Debug("login begins")
+		credential, err = k.config.Source.Obtain(ctx, via, old)
+	}
 	took := time.Since(began)
 	if err == nil {
 		err = usable(credential, time.Now())
@@ -86,17 +94,32 @@ func (k *Keeper) fly(ctx context.Context, s *slot, f *flight, via Via, old *Cred
 	k.mu.Lock()
 	f.landed = true
 	abandoned := f.abandoned
+	var say []line
 	if err == nil {
 		k.generation++
 		credential.Generation = k.generation
-		credential.Obtained = began.Add(took)
-		credential.Exit = k.key(via)
+		if !kept {
+			credential.Obtained = began.Add(took)
+			if credential.Exit = k.key(via); credential.Exit != "" {
+				credential.ExitID = via.ID
+			}
+		}
+		if credential.Skew.Abs() >= loudSkew {
+			say = k.once("this machine's clock and the site's differ; what the site says of times is read by the site's clock", "site_clock_ahead", credential.Skew.Round(time.Second), "remedy", "set this machine's clock")
+		}
 	} else {
 		credential = nil
 	}
 	k.mu.Unlock()
 
+	for _, line := range say {
+		log.Warn(line.text, line.attrs...)
+	}
 	switch {
+	case kept && err == nil:
+		log.Info("somebody has logged in meanwhile", "credential", credential)
+	case err == nil && credential.parts != nil:
+		log.Debug("credentials put together", "took", took, "credential", credential)
 	case err == nil:
 		until := "unknown"
 		if !credential.Expires.IsZero() {
@@ -109,18 +132,27 @@ func (k *Keeper) fly(ctx context.Context, s *slot, f *flight, via Via, old *Cred
 	default:
 		log.Warn("login failed", "took", took, "error", err)
 	}
-	if k.config.OnLogin != nil && (err == nil || !abandoned) {
+	if k.config.OnLogin != nil && !kept && (err == nil || !abandoned) {
 		k.config.OnLogin(Login{Exit: via.Exit, Took: took, Credential: credential, Err: err})
 	}
 
+	k.keeping.Lock()
+	defer k.keeping.Unlock()
+	if err == nil && !kept {
+		k.keep(credential)
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
 	case err == nil:
-		k.stats.Logins++
-		k.lastTook = took
+		if kept {
+			k.forgetAttempt(began)
+		} else {
+			k.stats.Logins++
+			k.lastTook = took
+		}
 		k.refused, k.refusal = 0, hold{}
-		*s = slot{credential: credential, used: s.used}
+		*s = slot{credential: credential, used: s.used, kept: kept}
 	case abandoned:
 	default:
 		k.stats.Failures++
@@ -146,6 +178,10 @@ func usable(c *Credential, now time.Time) error {
 
 // failed notes when the next login may be tried. k.mu is held.
 func (k *Keeper) failed(s *slot, began time.Time, err error) {
+	if errors.As(err, new(*HoldError)) {
+		k.forgetAttempt(began) // a keeper below holds back, and says until when
+		return
+	}
 	var faulty interface{ AuthFault() Fault }
 	fault := FaultStep
 	if errors.As(err, &faulty) {
@@ -169,8 +205,15 @@ func (k *Keeper) failed(s *slot, began time.Time, err error) {
 		if s.failures < 16 {
 			wait = min(failureWait<<s.failures, failureWaitLimit)
 		}
+		if fault == FaultPerson {
+			wait = failureWaitLimit
+		}
+		wait = jitter(wait)
+		if login := (*LoginError)(nil); errors.As(err, &login) {
+			wait = max(wait, min(login.Wait, time.Hour))
+		}
 		s.failures++
-		s.hold = hold{until: now.Add(jitter(wait)), err: err}
+		s.hold = hold{until: now.Add(wait), err: err}
 	}
 }
 

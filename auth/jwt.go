@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// year10000 is the first second that a clock of four digits cannot show.
+const year10000 = 253402300800
+
 // JWTExpiry reads the exp claim of a JSON Web Token (RFC 7519, section 4.1.4).
 // The signature is not verified: it is the site's to check, we only want to
 // know when to renew. It reports false for anything that is not a JWT with an
@@ -27,7 +30,6 @@ func JWTExpiry(token string) (time.Time, bool) {
 	if err := json.Unmarshal(payload, &claims); err != nil || claims.Exp == nil {
 		return time.Time{}, false
 	}
-	const year10000 = 253402300800
 	seconds, fraction := math.Modf(*claims.Exp)
 	if seconds <= 0 || seconds >= year10000 {
 		return time.Time{}, false

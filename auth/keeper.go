@@ -24,6 +24,12 @@ const (
 	refusalWait  = time.Minute
 	refusalLimit = 3
 
+	// shortestLife is the least that a credential whose end is not known must
+	// have lasted for its life to teach anything.
+	shortestLife = 30 * time.Second
+	// loudSkew is the difference of clocks from which it is said.
+	loudSkew = 30 * time.Second
+
 	// maxHeld bounds the exits that a Keeper remembers; beyond it the one that
 	// was asked for longest ago is forgotten.
 	maxHeld = 4096
@@ -45,6 +51,9 @@ type Config struct {
 	// 60, negative means no limit. A credential that lives T and is used
 	// through N exits needs N×(1h/T).
 	AttemptsPerHour int
+	// Store keeps credentials between runs; nil keeps none. What is wrong with
+	// it is logged, and costs a login at most.
+	Store Store
 	// Log may be nil.
 	Log *slog.Logger
 	// OnLogin, if set, is told of every login that came to an end, before the
@@ -78,6 +87,9 @@ type Stats struct {
 type Keeper struct {
 	config Config
 
+	restored sync.Once
+	keeping  sync.Mutex // held while the store is changed, and before mu
+
 	mu         sync.Mutex
 	slots      map[string]*slot
 	generation uint64
@@ -86,12 +98,16 @@ type Keeper struct {
 	refused    int           // in a row
 	refusal    hold
 	stats      Stats
+	lived      time.Duration // how long the last one lasted that was refused
+	lifetime   time.Duration // seen twice; 0 is not known
+	told       map[string]bool
 }
 
 // slot is what is held for one exit.
 type slot struct {
 	credential *Credential
 	rejected   bool // the site no longer takes credential
+	kept       bool // credential is from the store, and nobody knows how long it was good
 	flight     *flight
 	failures   int // in a row
 	hold       hold
@@ -127,7 +143,7 @@ func NewKeeper(config Config) *Keeper {
 	if config.AttemptsPerHour == 0 {
 		config.AttemptsPerHour = defaultAttemptsPerHour
 	}
-	return &Keeper{config: config, slots: map[string]*slot{}}
+	return &Keeper{config: config, slots: map[string]*slot{}, told: map[string]bool{}}
 }
 
 // Get returns the good credential held for via, at once. Where there is none
@@ -148,28 +164,94 @@ func (k *Keeper) Renew(ctx context.Context, via Via, old uint64) (*Credential, e
 }
 
 // Reject tells that the site no longer takes the credential of this
-// generation: Get does not hand it out again. It logs in nowhere and does
-// nothing when another credential is held by now.
+// generation: Get does not hand it out again, and it is no longer kept. It
+// logs in nowhere and does nothing when another credential is held by now.
 func (k *Keeper) Reject(via Via, generation uint64) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if s := k.slots[k.key(via)]; s != nil && s.credential != nil && s.credential.Generation == generation {
-		s.rejected = true
+	s := k.slots[k.key(via)]
+	if s == nil || s.credential == nil || s.credential.Generation != generation || s.rejected {
+		k.mu.Unlock()
+		return
 	}
+	s.rejected = true
+	rejected := s.credential
+	say := k.learn(s, time.Now())
+	k.mu.Unlock()
+	for _, line := range say {
+		k.config.Log.Warn(line.text, line.attrs...)
+	}
+	k.forget(rejected)
+}
+
+type line struct {
+	text  string
+	attrs []any
+}
+
+// once returns a line that is said once by a Keeper. k.mu is held.
+func (k *Keeper) once(text string, attrs ...any) []line {
+	if k.told[text] {
+		return nil
+	}
+	k.told[text] = true
+	return []line{{text, append([]any{"credential", k.config.Name}, attrs...)}}
+}
+
+// learn notes how long a credential lasted that is refused now. A life that was
+// seen twice is what the next ones are taken to last. It returns what there is
+// to be said. k.mu is held.
+func (k *Keeper) learn(s *slot, now time.Time) (say []line) {
+	c := s.credential
+	if _, constant := k.config.Source.(static); constant || s.kept || c.Expired(now) {
+		return nil
+	}
+	lived := now.Sub(c.Obtained)
+	if !c.Expires.IsZero() && lived < c.Expires.Sub(c.Obtained)*9/10 {
+		say = k.once("the site refuses a credential long before its end", "lasted", lived.Round(time.Second), "left", c.Expires.Sub(now).Round(time.Second), "site_clock_ahead", c.Skew)
+	}
+	if lived < shortestLife {
+		return say
+	}
+	alike := func(a, b time.Duration) bool { return (a - b).Abs() <= max(a, b)/10 }
+	switch {
+	case alike(lived, k.lived):
+		k.lifetime = min(lived, k.lived)
+		say = append(say, k.once("credentials are renewed before the site refuses them, which it did twice at the same age", "age", k.lifetime.Round(time.Second))...)
+	case lived < k.lifetime:
+		k.lifetime = 0 // it is not what it was
+	}
+	k.lived = lived
+	return say
+}
+
+// ends is when c is taken to end: when it says so, or at the age at which the
+// site refused others like it. Zero is not known. k.mu is held.
+func (k *Keeper) ends(c *Credential) time.Time {
+	if k.lifetime == 0 {
+		return c.Expires
+	}
+	return Earlier(c.Expires, c.Obtained.Add(k.lifetime))
+}
+
+func (k *Keeper) endOf(c *Credential) time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.ends(c)
 }
 
 // RenewAt is when a planned renewal of c should begin: early enough for a
 // login as long as the last one, and with jitter, so that those who share c
 // hand over one after the other. Ask once per credential; zero means that its
-// end is not known.
+// end is not known. An end that c does not tell is known once the site has
+// refused two credentials at about the same age.
 func (k *Keeper) RenewAt(c *Credential) time.Time {
-	if c.Expires.IsZero() {
+	k.mu.Lock()
+	took, end := k.lastTook, k.ends(c)
+	k.mu.Unlock()
+	if end.IsZero() {
 		return time.Time{}
 	}
-	k.mu.Lock()
-	took := k.lastTook
-	k.mu.Unlock()
-	life := c.Expires.Sub(c.Obtained)
+	life := end.Sub(c.Obtained)
 	window := k.config.RenewBefore
 	switch {
 	case window > 0:
@@ -184,7 +266,7 @@ func (k *Keeper) RenewAt(c *Credential) time.Time {
 	// credential is used for half of its life at least: else a slow login
 	// would have the keeper log in without end.
 	window = min(max(window, 2*took), life/2)
-	return c.Expires.Add(-window + rand.N(window/4+1))
+	return end.Add(-window + rand.N(window/4+1))
 }
 
 // Stats returns the counts so far.
@@ -192,6 +274,12 @@ func (k *Keeper) Stats() Stats {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	stats := k.stats
+	if parts, ok := k.config.Source.(stack); ok {
+		stats.Logins = 0 // putting parts together is none
+		for _, part := range parts {
+			stats.Logins += part.Stats().Logins
+		}
+	}
 	for _, s := range k.slots {
 		if s.credential != nil {
 			stats.Held++

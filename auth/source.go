@@ -2,8 +2,10 @@
 //
 // The main type is Keeper: it holds one Credential per exit (or one in all),
 // renews it, and sees to it that any number of streams cause one login. How a
-// credential is obtained is a Source: Static here, browser steps in
-// auth/browser.
+// credential is obtained is a Source: what a person has (Static, CookieFile)
+// and several together (Stack) here; OAuth 2 in auth/oauth, the login of a
+// site over HTTP in auth/login, browser steps in auth/browser. What is to
+// outlive the program goes into a Store: auth/store is one.
 //
 // It deliberately knows nothing of proxies, streams or settings files: an exit
 // is a name and a dial function, and what failed is told by the error.
@@ -13,6 +15,8 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"strings"
+	"time"
 )
 
 // Via is the way out that a credential is obtained through: the exit of the
@@ -21,6 +25,9 @@ type Via struct {
 	// Exit is the exit's name: it binds the credential and appears in
 	// messages, so it holds no secret.
 	Exit string
+	// ID tells the exit apart from another that had its name before a restart,
+	// such as a hash of its whole address. Empty: the name is enough.
+	ID string
 	// Dial opens a connection to addr through the exit. It is called by many
 	// goroutines at once. Its errors stay in the chain of what Keeper returns.
 	// Nil dials directly.
@@ -34,6 +41,24 @@ func (v Via) DialContext(ctx context.Context, network, addr string) (net.Conn, e
 		return direct.DialContext(ctx, network, addr)
 	}
 	return v.Dial(ctx, network, addr)
+}
+
+// Transport returns an http.Transport of its own that leaves through the exit.
+// What cannot be dialled is a *LoginError of FaultExit. Whoever asked closes
+// its idle connections in the end.
+func (v Via) Transport() *http.Transport {
+	return &http.Transport{
+		ForceAttemptHTTP2:     true,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: 30 * time.Second,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := v.DialContext(ctx, network, addr)
+			if err != nil && ctx.Err() == nil {
+				return nil, &LoginError{Fault: FaultExit, Reason: "the site cannot be reached through the exit", Err: err}
+			}
+			return conn, err
+		},
+	}
 }
 
 // Binding says whether a credential works from one exit only.
@@ -71,7 +96,8 @@ type Source interface {
 }
 
 // Static is the Source of something that does not change, such as an API key
-// or a long-lived bearer token: header and cookies are handed on as they are.
+// or a long-lived bearer token: header and cookies are handed on as they are. A
+// bearer token whose own end has come is a *LoginError of FaultSetup.
 func Static(header http.Header, cookies []*http.Cookie) Source {
 	return static{header: header.Clone(), cookies: cookies}
 }
@@ -84,5 +110,9 @@ type static struct {
 func (s static) Bound() Binding { return BoundToNone }
 
 func (s static) Obtain(context.Context, Via, *Credential) (*Credential, error) {
+	_, token, _ := strings.Cut(s.header.Get("Authorization"), " ")
+	if end, ok := JWTExpiry(token); ok && !time.Now().Before(end) {
+		return nil, &LoginError{Fault: FaultSetup, Reason: "the token that was given ended at " + end.Format(time.RFC3339) + ": put a new one in its place"}
+	}
 	return &Credential{Header: s.header, Cookies: s.cookies}, nil
 }
