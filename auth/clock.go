@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// leastSkew is what the Date header's resolution of a second and the way here
-// explain.
-const leastSkew = 3 * time.Second
+// leastSkew is what the Date header's resolution, the way here and a busy
+// machine explain.
+const leastSkew = 10 * time.Second
 
 // Skew is how far the site's clock is ahead of this machine's, as the Date
 // header of an answer says that has just come (RFC 9110, section 6.6.1). It is

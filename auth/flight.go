@@ -118,8 +118,8 @@ func (k *Keeper) fly(ctx context.Context, s *slot, f *flight, via Via, old *Cred
 	switch {
 	case kept && err == nil:
 		log.Info("somebody has logged in meanwhile", "credential", credential)
-	case err == nil && credential.parts != nil:
-		log.Debug("credentials put together", "took", took, "credential", credential)
+	case err == nil && (credential.parts != nil || given(k.config.Source)):
+		log.Debug("credential taken", "took", took, "credential", credential)
 	case err == nil:
 		until := "unknown"
 		if !credential.Expires.IsZero() {
@@ -145,9 +145,10 @@ func (k *Keeper) fly(ctx context.Context, s *slot, f *flight, via Via, old *Cred
 	defer k.mu.Unlock()
 	switch {
 	case err == nil:
-		if kept {
+		switch {
+		case kept:
 			k.forgetAttempt(began)
-		} else {
+		case !given(k.config.Source):
 			k.stats.Logins++
 			k.lastTook = took
 		}

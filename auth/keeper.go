@@ -202,7 +202,7 @@ func (k *Keeper) once(text string, attrs ...any) []line {
 // to be said. k.mu is held.
 func (k *Keeper) learn(s *slot, now time.Time) (say []line) {
 	c := s.credential
-	if _, constant := k.config.Source.(static); constant || s.kept || c.Expired(now) {
+	if given(k.config.Source) || s.kept || c.Expired(now) {
 		return nil
 	}
 	lived := now.Sub(c.Obtained)

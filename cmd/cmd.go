@@ -20,6 +20,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/holdline/scrape/auth/browser"
 	"github.com/holdline/scrape/targets"
 )
 
@@ -42,6 +43,14 @@ func WithTarget(name string, p targets.Plugin) Option {
 	return func(a *app) { a.registry.Plugins[name] = p }
 }
 
+// WithHook adds a hook under the name that steps of a browser use in `call:`.
+func WithHook(name string, h browser.Hook) Option {
+	return func(a *app) {
+		a.hooks[name] = h
+		a.registry.Hooks = append(a.registry.Hooks, name)
+	}
+}
+
 // Main runs the command line with the process's arguments and exits.
 func Main(options ...Option) {
 	os.Exit(Run(os.Args[1:], os.Stdout, os.Stderr, options...))
@@ -50,7 +59,7 @@ func Main(options ...Option) {
 // Run runs the command line and returns its exit code. The process's interrupts
 // are taken for its own.
 func Run(args []string, stdout, stderr io.Writer, options ...Option) int {
-	a := &app{stdout: stdout, stderr: stderr, registry: builtin()}
+	a := &app{stdout: stdout, stderr: stderr, registry: builtin(), hooks: map[string]browser.Hook{}}
 	for _, o := range options {
 		o(a)
 	}
@@ -105,6 +114,7 @@ var errAborted = errors.New("stopped at once by a second interrupt")
 type app struct {
 	stdout, stderr io.Writer
 	registry       targets.Registry
+	hooks          map[string]browser.Hook
 	drain          context.Context // ends with the first interrupt
 }
 
@@ -146,7 +156,7 @@ interrupt.`,
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.runCommand(), a.tailCommand(), a.coverageCommand(), a.checkCommand(), a.demoCommand(), a.installCommand(), a.queryCommand(), a.versionCommand())
+	root.AddCommand(a.runCommand(), a.tailCommand(), a.coverageCommand(), a.checkCommand(), a.loginCommand(), a.sessionsCommand(), a.demoCommand(), a.installCommand(), a.queryCommand(), a.versionCommand())
 	return root
 }
 

@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/holdline/scrape/auth/browser"
 	"github.com/holdline/scrape/framework"
 	"github.com/holdline/scrape/internal/journal"
 )
@@ -27,6 +26,7 @@ type runFlags struct {
 	logLevel  string
 	logFormat string
 	adopt     []string
+	keyFile   string
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -50,6 +50,7 @@ directory before it counts, so that nothing is lost or doubled either way.`,
 	f.StringVar(&o.progress, "progress", "auto", "auto, live, plain or none")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
+	keyFlag(c, &o.keyFile)
 	f.StringArrayVar(&o.adopt, "adopt", nil, "let this sink (target/name) go on with a destination that knows another journal; repeatable")
 	return c
 }
@@ -76,7 +77,8 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 			return fail(ExitSetup, fmt.Errorf("--summary %s: there is no directory %s: make it, or name another file", o.summary, filepath.Dir(o.summary)))
 		}
 	}
-	w := &wiring{files: files, worker: worker, data: o.data, adopt: o.adopt, log: log}
+	w := &wiring{files: files, worker: worker, data: o.data, adopt: o.adopt, hooks: a.hooks, log: log}
+	w.prompt = w.logPrompt
 
 	j, err := journal.Open(ctx, journal.Config{
 		Dir:         journalDir(worker, o.data),
@@ -89,7 +91,7 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 		return fail(ExitSetup, fmt.Errorf("journal: %w", err))
 	}
 	defer func() { err = errors.Join(err, j.Close()) }()
-	w.journal = j
+	w.journal, w.seed = j, string(j.ID())
 
 	stopDemos, err := w.startDemos(ctx)
 	if err != nil {
@@ -97,26 +99,12 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 	}
 	defer stopDemos()
 
-	if w.needsBrowser() {
-		config := browser.Config{Log: log}
-		if err := browser.Sweep(config); err != nil {
-			log.Warn("what an earlier run left behind could not be removed", "error", err)
-		}
-		if _, err := browser.Find(ctx, config); err != nil {
-			return fail(ExitSetup, err)
-		}
-		if err := browser.Install(ctx, config, func(line string) { log.Info(line) }); err != nil {
-			return fail(ExitSetup, err)
-		}
-		w.runtime = browser.NewRuntime(config)
-		defer func() {
-			closing, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-			defer cancel()
-			if err := w.runtime.Close(closing); err != nil {
-				log.Warn("the browser did not close", "error", err)
-			}
-		}()
+	w.keep(o.keyFile)
+	closeBrowser, err := w.startBrowser(ctx)
+	if err != nil {
+		return fail(ExitSetup, err)
 	}
+	defer closeBrowser()
 	config, err := w.config()
 	if err != nil {
 		return fail(ExitUsage, err)

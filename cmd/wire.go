@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -14,8 +13,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/holdline/scrape/auth"
 	"github.com/holdline/scrape/auth/browser"
+	"github.com/holdline/scrape/auth/oauth"
+	"github.com/holdline/scrape/auth/store"
 	"github.com/holdline/scrape/framework"
 	"github.com/holdline/scrape/internal/sse"
 	"github.com/holdline/scrape/proxies"
@@ -30,7 +30,13 @@ type wiring struct {
 	files   []*targets.File
 	worker  *targets.Worker
 	journal framework.Journal
+	seed    string           // of the choice of exits
 	runtime *browser.Runtime // nil when no target needs a browser
+	kept    *store.Store     // nil when no credentials are kept
+	hooks   map[string]browser.Hook
+	prompt  func(oauth.Prompt) // shows a person what to do
+	byHand  bool               // a person logs in
+	headed  bool               // in a browser's window
 	data    string
 	adopt   []string
 	log     *slog.Logger
@@ -40,8 +46,13 @@ type wiring struct {
 	budget *sse.Budget
 }
 
-func (w *wiring) config() (framework.Config, error) {
+// reset has nothing shared yet.
+func (w *wiring) reset() {
 	w.pools, w.limits, w.budget = map[string]*proxies.Pool{}, map[string]*framework.Limits{}, sse.NewBudget(unfinishedBytes)
+}
+
+func (w *wiring) config() (framework.Config, error) {
+	w.reset()
 	c := framework.Config{Journal: w.journal, Log: w.log}
 	known := []string{}
 	for _, f := range w.files {
@@ -167,17 +178,9 @@ func (w *wiring) identities(f *targets.File) (*framework.Identities, error) {
 		}
 	}
 	if f.Auth != nil {
-		source, err := w.source(f)
-		if err != nil {
+		if c.Keeper, err = w.keeper(f); err != nil {
 			return nil, err
 		}
-		c.Keeper = auth.NewKeeper(auth.Config{
-			Name:            f.Name,
-			Source:          source,
-			RenewBefore:     time.Duration(f.Auth.RenewBefore),
-			AttemptsPerHour: f.Auth.AttemptsPerHour,
-			Log:             w.log, // the Name is in every line
-		})
 	}
 	return framework.NewIdentities(c), nil
 }
@@ -194,95 +197,13 @@ func (w *wiring) pool(p *targets.Proxies) (*proxies.Pool, error) {
 	pool, err := proxies.New(proxies.Config{
 		Exits:           exits.List(),
 		MaxConnsPerExit: exits.MaxConns,
-		Seed:            string(w.journal.ID()), // the same choice after a restart
+		Seed:            w.seed, // the same choice after a restart
 		Log:             w.log,
 	})
 	if err == nil && p.Pool != "" {
 		w.pools[p.Pool] = pool
 	}
 	return pool, err
-}
-
-func (w *wiring) source(f *targets.File) (auth.Source, error) {
-	if f.Auth.Static != nil {
-		return static(f), nil
-	}
-	b := f.Auth.Browser
-	header := map[string]string{}
-	for name, template := range b.Headers {
-		header[name] = lateReferences.Replace(template.Reveal())
-	}
-	c := browser.SourceConfig{
-		Runtime:      w.runtime,
-		Header:       header,
-		ArtifactsDir: filepath.Join(w.data, "artifacts", f.Name),
-		Log:          w.log.With("target", f.Name),
-	}
-	field := "body" // where a key is pressed: the field of the step before
-	for _, s := range b.Steps {
-		if s.Fill != "" {
-			field = s.Fill
-		}
-		c.Steps = append(c.Steps, browserStep(s, field))
-	}
-	source, err := browser.NewSource(c)
-	if err != nil || f.Auth.BoundTo == "exit" {
-		return source, err
-	}
-	return unbound{source}, nil
-}
-
-// unbound is a login whose credential works through every exit, as its target
-// file says.
-type unbound struct{ auth.Source }
-
-func (unbound) Bound() auth.Binding { return auth.BoundToNone }
-
-// static is the source of headers and cookies that do not change. Its cookies
-// are for the hosts of the target's streams.
-func static(f *targets.File) auth.Source {
-	header := http.Header{}
-	for name, value := range f.Auth.Static.Headers {
-		header.Set(name, value.Reveal())
-	}
-	var cookies []*http.Cookie
-	for i := range f.Streams {
-		u, err := url.Parse(f.Streams[i].URL)
-		if err != nil {
-			continue // Load has said so
-		}
-		for name, value := range f.Auth.Static.Cookies {
-			cookies = append(cookies, &http.Cookie{Name: name, Value: value.Reveal(), Domain: u.Hostname(), Path: "/"})
-		}
-	}
-	return auth.Static(header, cookies)
-}
-
-// lateReferences turns the references of target files into those of
-// auth/browser.
-var lateReferences = strings.NewReplacer("${storage:", "${storage.", "${cookie:", "${cookie.")
-
-func browserStep(s targets.Step, field string) browser.Step {
-	to := browser.Step{Timeout: time.Duration(s.Timeout), ErrorSelector: s.FailOn}
-	switch {
-	case s.Open != "":
-		to.Do, to.Target = browser.Open, s.Open
-	case s.Fill != "":
-		to.Do, to.Target, to.Value = browser.Fill, s.Fill, s.Value
-	case s.Click != "":
-		to.Do, to.Target = browser.Click, s.Click
-	case s.Press != "":
-		to.Do, to.Target, to.Value = browser.Press, field, auth.NewSecret(s.Press)
-	case s.Wait.Cookie != "":
-		to.Do, to.Target = browser.WaitCookie, s.Wait.Cookie
-	case s.Wait.Selector != "":
-		to.Do, to.Target = browser.WaitSelector, s.Wait.Selector
-	case s.Wait.URL != "":
-		to.Do, to.Target = browser.WaitURL, s.Wait.URL
-	case s.Wait.Storage != "":
-		to.Do, to.Target = browser.WaitStorage, s.Wait.Storage
-	}
-	return to
 }
 
 // deadLetters keeps dead letters as JSON lines.
@@ -366,11 +287,6 @@ func (w *wiring) startDemos(ctx context.Context) (stop func(), err error) {
 		seen = append(seen, f.Demo.Plan.Settings)
 	}
 	return stop, nil
-}
-
-// needsBrowser tells whether any target logs in through a browser.
-func (w *wiring) needsBrowser() bool {
-	return slices.ContainsFunc(w.files, func(f *targets.File) bool { return f.Auth != nil && f.Auth.Browser != nil })
 }
 
 // queries are the lines that tell how to look at what the sinks hold.

@@ -2,6 +2,8 @@ package framework
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -113,19 +115,55 @@ func (l *lease) via() auth.Via {
 	if l == nil {
 		return auth.Via{Exit: "direct", Dial: proxies.DialDirect}
 	}
-	return auth.Via{Exit: l.Exit().Name, Dial: l.DialContext}
+	return auth.Via{Exit: l.Exit().Name, ID: exitID(l.Exit()), Dial: l.DialContext}
+}
+
+// exitID is a hash of the whole address: names are places in a list, which may
+// be another list after a restart.
+func exitID(e proxies.Exit) string {
+	if e.URL == nil {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(e.URL.String()))
+	return hex.EncodeToString(sum[:16])
 }
 
 // acquire returns the identity in use, making it if there is none. The caller
 // releases it.
 func (m *Identities) acquire(ctx context.Context) (*identity, error) {
 	return m.replace(ctx, nil, func(ctx context.Context) (*identity, error) {
-		l, err := m.lease(ctx, nil)
+		l, err := m.lease(ctx, m.preferred(), nil)
 		if err != nil {
 			return nil, err
 		}
 		return m.make(ctx, l, nil)
 	})
+}
+
+// preferred is the exit of a credential that an earlier run has left.
+func (m *Identities) preferred() string {
+	if m.config.Keeper == nil {
+		return ""
+	}
+	return m.config.Keeper.PreferredExit()
+}
+
+// Login obtains a credential and gives the exit back that it was obtained
+// through, for a login by hand: nothing else is made of it. prefer names an
+// exit, and may be empty. Errors are those of the pool and of the Keeper.
+func (m *Identities) Login(ctx context.Context, prefer string) (*auth.Credential, string, error) {
+	if prefer == "" {
+		prefer = m.preferred()
+	}
+	l, err := m.lease(ctx, prefer, nil)
+	if err != nil {
+		return nil, "", err
+	}
+	if l != nil {
+		defer l.Release(proxies.Unused)
+	}
+	c, err := m.config.Keeper.Get(ctx, l.via())
+	return c, l.exit(), err
 }
 
 // reauthenticate replaces old by an identity with a new credential on the same
@@ -155,7 +193,7 @@ func (m *Identities) rotate(ctx context.Context, old *identity, outcome proxies.
 	}
 	return m.replace(ctx, old, func(ctx context.Context) (*identity, error) {
 		old.lease.Report(outcome)
-		l, err := m.lease(ctx, []string{old.lease.exit()})
+		l, err := m.lease(ctx, "", []string{old.lease.exit()})
 		if err != nil {
 			return nil, err
 		}
@@ -203,7 +241,7 @@ func (m *Identities) replace(ctx context.Context, old *identity, fn func(context
 	return id, nil
 }
 
-func (m *Identities) lease(ctx context.Context, avoid []string) (*lease, error) {
+func (m *Identities) lease(ctx context.Context, prefer string, avoid []string) (*lease, error) {
 	if m.config.Pool == nil {
 		return nil, nil
 	}
@@ -212,7 +250,7 @@ func (m *Identities) lease(ctx context.Context, avoid []string) (*lease, error) 
 		target = m.config.Hosts[0]
 	}
 	l, err := m.config.Pool.Lease(ctx, proxies.Request{
-		Key: m.config.Key, Kind: m.config.Kind, Fallback: m.config.Fallback, Target: target, Avoid: avoid,
+		Key: m.config.Key, Kind: m.config.Kind, Fallback: m.config.Fallback, Target: target, Prefer: prefer, Avoid: avoid,
 	})
 	if err != nil {
 		return nil, err

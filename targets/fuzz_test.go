@@ -79,7 +79,7 @@ func FuzzUnits(f *testing.F) {
 func TestPrintedFilesHoldNoSecrets(t *testing.T) {
 	f := mustLoad(t, `
 streams: [{name: a, url: "http://127.0.0.1/", headers: {A: "${env:PASSWORD}"}, query: {q: s3cret}, body: s3cret, method: POST}]
-auth: {static: {headers: {B: s3cret}, cookies: {c: s3cret}}}
+auth: {stack: [{headers: {B: s3cret}}, {cookies: {c: s3cret}}, {basic: {user: s3cret, password: s3cret}}, {bearer: s3cret}, {login: {url: "http://127.0.0.1/", fields: {p: s3cret}}}]}
 proxies:
   exits:
     - http://s3cret-user:s3cret-pass@127.0.0.1:1
@@ -88,7 +88,7 @@ proxies:
 	if f.Streams[0].Headers["A"].Reveal() != testEnv["PASSWORD"] || len(f.Proxies.Exits.Exits) != 2 {
 		t.Fatal("the file was not read")
 	}
-	for _, v := range []any{f, *f, f.Streams, f.Proxies, *f.Proxies, f.Proxies.Exits.Exits, f.Proxies.List(), f.Auth.Static, f.Target} {
+	for _, v := range []any{f, *f, f.Streams, f.Proxies, *f.Proxies, f.Proxies.Exits.Exits, f.Proxies.List(), f.Auth, *f.Auth, f.Auth.Stack, f.Auth.Stack[4].Login, f.Target} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
 			if out := fmt.Sprintf(verb, v); strings.Contains(out, "s3cret") {
 				t.Errorf("%T printed with %s: %s", v, verb, out)

@@ -29,6 +29,8 @@ type Registry struct {
 	Plugins map[string]Plugin
 	Sinks   map[string]SinkKind
 	Demos   map[string]DemoKind
+	// Hooks are the names that steps of a browser can call.
+	Hooks []string
 }
 
 // Plugin makes the target that a file describes. It is called after the file

@@ -28,6 +28,7 @@ type acmeOptions struct {
 
 func testRegistry() Registry {
 	return Registry{
+		Hooks: []string{"solve"},
 		Plugins: map[string]Plugin{
 			"sse": SSE,
 			"acme": func(_ *File, decode func(any) error) (framework.Target, error) {

@@ -35,10 +35,13 @@ func (v *visit) failure(ctx context.Context, number int, step Step, err error) e
 		failed.Selector = step.Target
 	}
 	var refused *refusal
+	var person *captcha
 	dialErr := v.forwarder.dialError(append(slices.Clip(v.source.hosts), v.host()))
 	switch {
 	case errors.As(err, &refused):
 		failed.Fault, failed.Selector, failed.Err = auth.FaultRefused, refused.selector, err
+	case errors.As(err, &person):
+		failed.Fault, failed.Selector, failed.Err = auth.FaultPerson, person.selector, err
 	case dialErr != nil:
 		failed.Fault, failed.Reason, failed.Err = auth.FaultExit, "the site cannot be reached through the exit", dialErr
 		return failed
@@ -73,6 +76,8 @@ func reason(step Step) string {
 		return "the page never got there"
 	case WaitStorage:
 		return "the key was never set"
+	case Call:
+		return "the hook failed"
 	}
 	return "what is to be handed on is not there"
 }

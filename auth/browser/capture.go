@@ -24,8 +24,10 @@ func (v *visit) capture() (*auth.Credential, error) {
 	if err != nil {
 		return nil, err
 	}
-	credential := &auth.Credential{Header: http.Header{}}
-	expires := earliest{}
+	v.mu.Lock()
+	credential := &auth.Credential{Header: http.Header{}, Skew: v.skew}
+	v.mu.Unlock()
+	expires := earliest{skew: credential.Skew}
 	for _, cookie := range cookies {
 		credential.Cookies = append(credential.Cookies, httpCookie(cookie))
 		if slices.Contains(v.source.matter, cookie.Name) {
@@ -64,6 +66,10 @@ func (v *visit) listen() error {
 		headers, _ := params["headers"].(map[string]any)
 		v.noteSent(headers)
 	})
+	session.On("Network.responseReceived", func(params map[string]any) {
+		response, _ := params["response"].(map[string]any)
+		v.noteClock(response)
+	})
 	// Without buffers, because a page that reads a stream hangs when they are
 	// full.
 	_, err = session.Send("Network.enable", map[string]any{"maxTotalBufferSize": 0, "maxResourceBufferSize": 0})
@@ -84,12 +90,38 @@ func (v *visit) noteSent(headers map[string]any) {
 			kept.Set(name, text)
 		}
 	}
-	ours := slices.ContainsFunc(v.source.hosts, func(h string) bool { return site(h) == site(host) })
-	if ours && kept.Get("Accept-Language") != "" {
+	if v.ours(host) && kept.Get("Accept-Language") != "" {
 		v.mu.Lock()
 		v.sent = kept
 		v.mu.Unlock()
 	}
+}
+
+// noteClock reads the site's clock off an answer. It is called by
+// playwright-go's goroutine.
+func (v *visit) noteClock(response map[string]any) {
+	address, _ := response["url"].(string)
+	u, err := url.Parse(address)
+	cached, _ := response["fromDiskCache"].(bool)
+	if err != nil || cached || !v.ours(u.Hostname()) {
+		return
+	}
+	headers, _ := response["headers"].(map[string]any)
+	said := http.Header{}
+	for name, value := range headers {
+		text, _ := value.(string)
+		said.Set(name, text)
+	}
+	if said.Get("Date") != "" {
+		v.mu.Lock()
+		v.skew = auth.Skew(said)
+		v.mu.Unlock()
+	}
+}
+
+// ours tells whether host belongs to a site whose pages are opened.
+func (v *visit) ours(host string) bool {
+	return slices.ContainsFunc(v.source.hosts, func(h string) bool { return site(h) == site(host) })
 }
 
 // expand fills in a header template.
@@ -170,8 +202,12 @@ func httpCookie(c playwright.Cookie) *http.Cookie {
 
 func cookieEnd(c playwright.Cookie) time.Time { return time.UnixMilli(int64(c.Expires * 1000)) }
 
-// earliest keeps the first of several ends.
-type earliest struct{ time time.Time }
+// earliest keeps the first of several ends. The browser has reckoned those of
+// cookies by the site's clock, which is skew ahead, but not those of tokens.
+type earliest struct {
+	time time.Time
+	skew time.Duration
+}
 
 func (e *earliest) add(t time.Time) {
 	if e.time.IsZero() || t.Before(e.time) {
@@ -187,6 +223,6 @@ func (e *earliest) cookie(c playwright.Cookie) {
 
 func (e *earliest) token(value string) {
 	if t, ok := auth.JWTExpiry(value); ok {
-		e.add(t)
+		e.add(t.Add(-e.skew))
 	}
 }

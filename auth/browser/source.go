@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/holdline/scrape/auth"
@@ -29,6 +30,11 @@ type SourceConfig struct {
 	// templates with ${storage.KEY} and ${cookie.NAME}, such as
 	// "Bearer ${storage.access_token}".
 	Header map[string]string
+	// Person says that somebody sits before the browser, whose window Config
+	// shows: what a step cannot do is left to them, captchas and refusals too,
+	// and the last step, which must wait for something, waits as long as the
+	// login may take.
+	Person bool
 	// StepTimeout limits a step that has no limit of its own; zero means 20
 	// seconds.
 	StepTimeout time.Duration
@@ -82,6 +88,9 @@ func NewSource(config SourceConfig) (*Source, error) {
 		case Fill:
 			s.secrets = append(s.secrets, step.Value.Reveal())
 		}
+	}
+	if n := len(config.Steps); config.Person && n > 0 && !strings.HasPrefix(string(config.Steps[n-1].Do), "wait_") {
+		errs = append(errs, errors.New("the last step must wait for what shows that the login is done"))
 	}
 	for name, template := range config.Header {
 		refs, err := references(template)

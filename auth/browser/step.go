@@ -1,12 +1,15 @@
 package browser
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/playwright-community/playwright-go"
 
 	"github.com/holdline/scrape/auth"
 )
@@ -35,11 +38,18 @@ const (
 	// WaitStorage waits until the page's local or session storage has the key
 	// Target.
 	WaitStorage Action = "wait_storage"
+	// Call calls Hook; Target is its name in messages.
+	Call Action = "call"
 )
+
+// Hook is a step in Go, for what steps as data cannot say. It may do anything
+// with the page, whose calls fail when ctx ends. Its error is shown: it must
+// hold no secret.
+type Hook func(ctx context.Context, page playwright.Page) error
 
 var actions = map[Action]bool{
 	Open: true, Fill: true, Click: true, Press: true,
-	WaitCookie: true, WaitSelector: true, WaitURL: true, WaitStorage: true,
+	WaitCookie: true, WaitSelector: true, WaitURL: true, WaitStorage: true, Call: true,
 }
 
 // Step is one thing to do in the browser. Fill, Click and Press wait until
@@ -50,6 +60,12 @@ type Step struct {
 	Target string
 	// Value is what Fill types and Press presses.
 	Value auth.Secret
+	// TOTP makes the one-time code that Fill types, in the place of Value.
+	TOTP *auth.TOTP
+	Hook Hook
+	// CaptchaSelector finds what only a person can do. When it can be seen the
+	// login ends with auth.FaultPerson, in this step and the ones after it.
+	CaptchaSelector string
 	// ErrorSelector finds an element by which the site says that it refuses
 	// the login. When it can be seen the login ends with auth.FaultRefused and
 	// the element's text, in this step and the ones after it.
@@ -64,7 +80,13 @@ func (s Step) check() error {
 		return fmt.Errorf("unknown action %q", s.Do)
 	case s.Target == "":
 		return fmt.Errorf("%s: what?", s.Do)
-	case (s.Do == Fill || s.Do == Press) && s.Value.IsZero():
+	case s.Do == Fill && s.TOTP != nil && !s.Value.IsZero():
+		return fmt.Errorf("%s %s: a value and a one-time code", s.Do, s.Target)
+	case s.Do != Fill && s.TOTP != nil:
+		return fmt.Errorf("%s takes no one-time code", s.Do)
+	case (s.Do == Call) != (s.Hook != nil):
+		return fmt.Errorf("%s %s: a hook belongs to a call, and a call to a hook", s.Do, s.Target)
+	case (s.Do == Fill || s.Do == Press) && s.Value.IsZero() && s.TOTP == nil:
 		return fmt.Errorf("%s %s: no value", s.Do, s.Target)
 	case s.Do != Fill && s.Do != Press && !s.Value.IsZero():
 		return fmt.Errorf("%s takes no value", s.Do)

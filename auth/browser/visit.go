@@ -29,14 +29,16 @@ type visit struct {
 	forwarder *forwarder
 	secrets   []string
 
-	page    playwright.Page
-	refused []string // the selectors by which the site refuses
+	page     playwright.Page
+	refused  []string // the selectors by which the site refuses
+	captchas []string // the selectors of what only a person can do
 
 	closeOnce sync.Once
 
 	mu      sync.Mutex
 	context playwright.BrowserContext
 	sent    http.Header // what goes with the User-Agent, as it was sent
+	skew    time.Duration
 }
 
 // run does the steps and takes what they brought.
@@ -46,16 +48,20 @@ func (v *visit) run(ctx context.Context) (*auth.Credential, error) {
 		return nil, v.failure(ctx, 0, Step{}, err)
 	}
 	v.refused = v.source.config.FailOn
-	for i, step := range v.source.config.Steps {
+	steps := v.source.config.Steps
+	for i, step := range steps {
 		if step.ErrorSelector != "" {
 			v.refused = append(slices.Clip(v.refused), step.ErrorSelector)
 		}
-		timeout := step.Timeout
-		if timeout == 0 {
-			timeout = v.source.config.StepTimeout
+		if step.CaptchaSelector != "" {
+			v.captchas = append(slices.Clip(v.captchas), step.CaptchaSelector)
 		}
 		began := time.Now()
-		err := v.within(ctx, timeout, func(ctx context.Context) error { return v.do(ctx, step) })
+		err := v.within(ctx, v.timeout(i), func(ctx context.Context) error { return v.do(ctx, step) })
+		if err != nil && v.source.config.Person && i < len(steps)-1 && !v.lost(ctx, err) {
+			v.source.config.Log.Info("left to you", "step", i+1, "do", step.Do, "error", v.sayable(err))
+			continue
+		}
 		if err != nil {
 			return nil, v.failure(ctx, i+1, step, err)
 		}
@@ -70,6 +76,27 @@ func (v *visit) run(ctx context.Context) (*auth.Credential, error) {
 		return nil, v.failure(ctx, 0, Step{}, err)
 	}
 	return credential, nil
+}
+
+// timeout is how long step i may take.
+func (v *visit) timeout(i int) time.Duration {
+	config, step := v.source.config, v.source.config.Steps[i]
+	if config.Person && i == len(config.Steps)-1 {
+		return time.Hour // the login's own end comes first
+	}
+	timeout := step.Timeout
+	if timeout == 0 {
+		timeout = config.StepTimeout
+	}
+	if step.TOTP != nil {
+		timeout += step.TOTP.Period() // it may wait for the next code
+	}
+	return timeout
+}
+
+// lost tells whether nobody can go on from here.
+func (v *visit) lost(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || errors.Is(err, errHung) || !v.live.alive() || v.page.IsClosed()
 }
 
 // open makes the browser context and its page.
@@ -171,7 +198,15 @@ func (v *visit) do(ctx context.Context, step Step) error {
 		if err := v.await(ctx, v.visible(step.Target)); err != nil {
 			return err
 		}
-		return locator().Fill(step.Value.Reveal(), playwright.LocatorFillOptions{Timeout: left(ctx)})
+		value := step.Value.Reveal()
+		if step.TOTP != nil {
+			var err error
+			if value, err = step.TOTP.Code(ctx); err != nil {
+				return err
+			}
+			v.secrets = append(slices.Clip(v.secrets), value)
+		}
+		return locator().Fill(value, playwright.LocatorFillOptions{Timeout: left(ctx)})
 	case Click:
 		if err := v.await(ctx, v.visible(step.Target)); err != nil {
 			return err
@@ -193,6 +228,8 @@ func (v *visit) do(ctx context.Context, step Step) error {
 			value, err := v.storage(step.Target)
 			return value != "", err
 		})
+	case Call:
+		return step.Hook(ctx, v.page)
 	}
 	return fmt.Errorf("unknown action %q", step.Do)
 }
@@ -264,8 +301,24 @@ type refusal struct{ selector, text string }
 
 func (r *refusal) Error() string { return fmt.Sprintf("the site says: %q", r.text) }
 
-// refusal looks for the elements by which the site refuses.
+// captcha is what only a person can do.
+type captcha struct{ selector string }
+
+func (*captcha) Error() string {
+	return "the site asks for a person, who has to log in by hand once: scrape login FILE --headed"
+}
+
+// refusal looks for the elements by which the site refuses, or asks for a
+// person.
 func (v *visit) refusal() error {
+	if v.source.config.Person {
+		return nil // they see it
+	}
+	for _, selector := range v.captchas {
+		if seen, err := v.page.Locator(selector).First().IsVisible(); err == nil && seen {
+			return &captcha{selector}
+		}
+	}
 	for _, selector := range v.refused {
 		element := v.page.Locator(selector).First()
 		if seen, err := element.IsVisible(); err != nil || !seen {

@@ -1,0 +1,196 @@
+package auth_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdline/scrape/auth"
+)
+
+// memory is a Store that a test can look into.
+type memory struct {
+	mu   sync.Mutex
+	kept map[string]auth.Credential
+	bad  error
+}
+
+func newMemory() *memory { return &memory{kept: map[string]auth.Credential{}} }
+
+func (m *memory) Load() (all []*auth.Credential, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range m.kept {
+		all = append(all, &c)
+	}
+	return all, m.bad
+}
+
+func (m *memory) Save(c *auth.Credential) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.bad != nil {
+		return m.bad
+	}
+	m.kept[c.Exit] = *c
+	return nil
+}
+
+func (m *memory) Remove(exit string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.kept, exit)
+	return nil
+}
+
+func (m *memory) exits() (names []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for exit := range m.kept {
+		names = append(names, exit)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func TestARestartUsesWhatIsStillGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemory()
+		s := &site{bound: auth.BoundToExit, life: time.Hour}
+		first := auth.NewKeeper(auth.Config{Source: s, Store: store})
+		old := mustGet(t, first, exit1)
+		time.Sleep(10 * time.Minute)
+		late := mustGet(t, first, exit2)
+
+		again := auth.NewKeeper(auth.Config{Source: s, Store: store})
+		if got := again.PreferredExit(); got != "exit-2" {
+			t.Errorf("prefers %q, want the one that lasts longer", got)
+		}
+		if c := mustGet(t, again, exit1); c.Header.Get("Authorization") != old.Header.Get("Authorization") || !c.Obtained.Equal(old.Obtained) || c.Generation == 0 {
+			t.Errorf("%v, want %v", c, old)
+		}
+		if n := s.logins.Load(); n != 2 || again.Stats().Logins != 0 {
+			t.Errorf("%d logins, %+v: the restart logged in", n, again.Stats())
+		}
+		// The site refuses one: it is not kept any more, and the other is.
+		c := mustGet(t, again, exit2)
+		again.Reject(exit2, c.Generation)
+		if got := store.exits(); !slices.Equal(got, []string{"exit-1"}) {
+			t.Errorf("kept after a refusal: %v", got)
+		}
+		if fresh := mustGet(t, again, exit2); fresh.Header.Get("Authorization") == late.Header.Get("Authorization") {
+			t.Error("the refused one was handed out")
+		}
+		if got := store.exits(); len(got) != 2 {
+			t.Errorf("kept after a login: %v", got)
+		}
+		// What ended while nothing ran is dropped.
+		time.Sleep(2 * time.Hour)
+		last := auth.NewKeeper(auth.Config{Source: s, Store: store})
+		if last.PreferredExit() != "" || len(store.exits()) != 0 {
+			t.Errorf("prefers %q, kept %v", last.PreferredExit(), store.exits())
+		}
+	})
+}
+
+func TestAnotherExitOfTheSameNameGetsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemory()
+		s := &site{bound: auth.BoundToExit, life: time.Hour}
+		mustGet(t, auth.NewKeeper(auth.Config{Source: s, Store: store}), auth.Via{Exit: "gateway#2", ID: "a"})
+		k := auth.NewKeeper(auth.Config{Source: s, Store: store})
+		mustGet(t, k, auth.Via{Exit: "gateway#2", ID: "b"})
+		if n := s.logins.Load(); n != 2 {
+			t.Errorf("%d logins: a credential left through an exit that it is not bound to", n)
+		}
+		mustGet(t, k, auth.Via{Exit: "gateway#2", ID: "b"})
+		if n := s.logins.Load(); n != 2 {
+			t.Errorf("%d logins for one exit", n)
+		}
+	})
+}
+
+func TestAStoreThatFailsCostsALogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemory()
+		store.bad = errors.New("the key is another")
+		var log strings.Builder
+		s := &site{}
+		k := auth.NewKeeper(auth.Config{Source: s, Store: store, Log: textLog(&log)})
+		mustGet(t, k, exit1)
+		mustGet(t, k, exit1)
+		if n := s.logins.Load(); n != 1 {
+			t.Errorf("%d logins", n)
+		}
+		if strings.Count(log.String(), "the key is another") != 2 || strings.Count(log.String(), "level=ERROR") != 1 {
+			t.Errorf("want one error and one warning:\n%s", log.String())
+		}
+	})
+}
+
+func TestALoginByHandEndsTheWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemory()
+		s := &site{bound: auth.BoundToExit, life: time.Hour}
+		s.failWith(&auth.LoginError{Fault: auth.FaultPerson, Reason: "a captcha"})
+		k := auth.NewKeeper(auth.Config{Source: s, Store: store})
+		_, err := k.Get(t.Context(), exit1)
+		if login, ok := errors.AsType[*auth.LoginError](err); !ok || login.Fault != auth.FaultPerson {
+			t.Fatal(err)
+		}
+		_, err = k.Get(t.Context(), exit1)
+		hold, ok := errors.AsType[*auth.HoldError](err)
+		if !ok || time.Until(hold.Until) < 2*time.Minute {
+			t.Fatalf("%v: a person is asked again and again", err)
+		}
+		store.Save(&auth.Credential{Exit: "exit-1", Obtained: time.Now(), Header: http.Header{"By": {"hand"}}})
+		time.Sleep(time.Until(hold.Until))
+		if c := mustGet(t, k, exit1); c.Header.Get("By") != "hand" || c.Exit != "exit-1" {
+			t.Errorf("got %v", c)
+		}
+		if s.logins.Load() != 1 {
+			t.Errorf("%d logins", s.logins.Load())
+		}
+	})
+}
+
+// renewing is a Source with refresh tokens, each good once.
+type renewing struct {
+	mu     sync.Mutex
+	last   string
+	logins int
+}
+
+func (*renewing) Bound() auth.Binding { return auth.BoundToNone }
+
+func (r *renewing) Obtain(_ context.Context, _ auth.Via, old *auth.Credential) (*auth.Credential, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old == nil || old.Refresh.Reveal() != r.last {
+		r.logins++
+	}
+	r.last += "x"
+	return &auth.Credential{Refresh: auth.NewSecret(r.last), Expires: time.Now().Add(time.Hour)}, nil
+}
+
+func TestARefreshTokenOutlivesItsCredential(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemory()
+		r := &renewing{}
+		mustGet(t, auth.NewKeeper(auth.Config{Source: r, Store: store}), exit1)
+		time.Sleep(5 * time.Hour)
+		k := auth.NewKeeper(auth.Config{Source: r, Store: store})
+		c := mustGet(t, k, exit2)
+		k.Reject(exit2, c.Generation)
+		third := auth.NewKeeper(auth.Config{Source: r, Store: store})
+		if got := mustGet(t, third, exit1); got.Expired(time.Now()) || got.Refresh.Reveal() != "xxx" || r.logins != 1 {
+			t.Errorf("%v, refresh %q, %d logins", got, got.Refresh.Reveal(), r.logins)
+		}
+	})
+}
