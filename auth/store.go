@@ -48,8 +48,8 @@ func (k *Keeper) restore() {
 }
 
 // PreferredExit is the exit to be leased for a start without a login: the name
-// of the one whose credential is good for longest. It is empty where no exit is
-// better than another.
+// of the one whose credential is good and was obtained last. It is empty where
+// no exit is better than another.
 func (k *Keeper) PreferredExit() string {
 	if parts, ok := k.config.Source.(stack); ok {
 		return parts.preferredExit()
@@ -64,7 +64,7 @@ func (k *Keeper) PreferredExit() string {
 		if c == nil || s.rejected || c.Expired(now) {
 			continue
 		}
-		if best == nil || Earlier(best.Expires, c.Expires).Equal(best.Expires) && !best.Expires.Equal(c.Expires) {
+		if best == nil || c.Obtained.After(best.Obtained) {
 			best = c
 		}
 	}

@@ -119,7 +119,7 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 		if b.watch != nil {
 			b.watch.Stop()
 		}
-		id.release()
+		b.id.release()
 		if ctx.Err() != nil {
 			return true
 		}
@@ -131,7 +131,7 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 		l.shut(cause, false)
 		return true
 	}
-	r.stats.rotated(a.id, id)
+	r.stats.rotated(a.id, b.id)
 	r.stats.reconnect(cause)
 	r.mu.Lock()
 	r.successor = succ

@@ -166,6 +166,18 @@ func (m *Identities) Login(ctx context.Context, prefer string) (*auth.Credential
 	return c, l.exit(), err
 }
 
+// latest returns the identity in use, which the caller then releases, or nil
+// where that is id itself.
+func (m *Identities) latest(id *identity) *identity {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.current == nil || m.current == id {
+		return nil
+	}
+	m.current.holders++
+	return m.current
+}
+
 // reauthenticate replaces old by an identity with a new credential on the same
 // exit. Where somebody has replaced it already, that one is returned. refused
 // says that the site does not take the old credential any more: then nobody

@@ -250,6 +250,12 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 	if err := r.Limits.Wait(ctx, r.Host); err != nil {
 		return err
 	}
+	// Others may have learnt meanwhile that the credential is refused.
+	if latest := r.Identities.latest(a.id); latest != nil {
+		r.stats.rotated(a.id, latest)
+		a.id.release()
+		a.id = latest
+	}
 	r.mu.Lock()
 	a.from = r.resumeFrom()
 	waiting := l.waiting
