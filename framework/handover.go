@@ -131,7 +131,7 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 		l.shut(cause, false)
 		return true
 	}
-	r.stats.rotated(a.id, b.id)
+	r.stats.rotated(a.id, id)
 	r.stats.reconnect(cause)
 	r.mu.Lock()
 	r.successor = succ

@@ -73,7 +73,7 @@ func newPlace(t *testing.T) *place {
 	if p.Port, err = freePorts(); err != nil {
 		t.Fatal(err)
 	}
-	p.env = append(os.Environ(), "TMPDIR="+p.tmp)
+	p.env = append(os.Environ(), "TMPDIR="+p.tmp, "XDG_CONFIG_HOME="+filepath.Join(dir, "config"))
 	return p
 }
 
