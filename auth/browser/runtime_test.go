@@ -39,7 +39,7 @@ func hold() {
 }
 
 // eventually waits for something that another process does.
-func eventually(t *testing.T, what string, met func() bool) {
+func eventually(t testing.TB, what string, met func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !met(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -95,7 +95,7 @@ func TestKilledProgramLeavesNothing(t *testing.T) {
 
 // signalAll sends a signal to the processes of dir whose command line holds
 // part.
-func signalAll(t *testing.T, dir string, signal syscall.Signal, part string) {
+func signalAll(t testing.TB, dir string, signal syscall.Signal, part string) {
 	t.Helper()
 	count := 0
 	for _, process := range processesOf(t, dir) {

@@ -35,7 +35,7 @@ type testSite struct {
 	lastHeader atomic.Pointer[http.Header]
 }
 
-func newSite(t *testing.T) *testSite {
+func newSite(t testing.TB) *testSite {
 	s := &testSite{tokenEnd: time.Now().Add(10 * time.Minute).Truncate(time.Second)}
 	mux := http.NewServeMux()
 	page := func(w http.ResponseWriter, status int, body string) {
@@ -144,7 +144,7 @@ func TestMain(m *testing.M) {
 
 // newRuntime returns a Runtime in a temporary directory of its own; at the end
 // nothing may be left of it.
-func newRuntime(t *testing.T, config browser.Config) *browser.Runtime {
+func newRuntime(t testing.TB, config browser.Config) *browser.Runtime {
 	t.Helper()
 	if config.TempDir == "" {
 		config.TempDir = tempDir(t)
@@ -162,7 +162,7 @@ func newRuntime(t *testing.T, config browser.Config) *browser.Runtime {
 }
 
 // tempDir is a temporary directory with a path short enough for sockets.
-func tempDir(t *testing.T) string {
+func tempDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "b")
 	if err != nil {
@@ -172,7 +172,7 @@ func tempDir(t *testing.T) string {
 	return dir
 }
 
-func newSource(t *testing.T, config browser.SourceConfig) *browser.Source {
+func newSource(t testing.TB, config browser.SourceConfig) *browser.Source {
 	t.Helper()
 	s, err := browser.NewSource(config)
 	if err != nil {
@@ -182,7 +182,7 @@ func newSource(t *testing.T, config browser.SourceConfig) *browser.Source {
 }
 
 // processesOf lists the processes that have anything to do with dir.
-func processesOf(t *testing.T, dir string) (found []string) {
+func processesOf(t testing.TB, dir string) (found []string) {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -199,7 +199,7 @@ func processesOf(t *testing.T, dir string) (found []string) {
 	return found
 }
 
-func nothingLeft(t *testing.T, dir string) {
+func nothingLeft(t testing.TB, dir string) {
 	t.Helper()
 	if left := processesOf(t, dir); len(left) > 0 {
 		t.Errorf("processes left: %q", left)
