@@ -86,7 +86,8 @@ type identity struct {
 	client     *http.Client
 
 	owner   *Identities
-	holders int // guarded by owner.mu; the current identity is held by the owner
+	holders int  // guarded by owner.mu; the current identity is held by the owner
+	bad     bool // guarded by owner.mu: it is being replaced because it is of no use
 }
 
 // lease shares one proxies.Lease between an identity and the successor that
@@ -189,6 +190,9 @@ func (m *Identities) reauthenticate(ctx context.Context, old *identity, refused 
 		old.holders++
 		return old, nil // there is nothing to renew
 	}
+	if refused {
+		m.spoil(old)
+	}
 	return m.replace(ctx, old, func(ctx context.Context) (*identity, error) {
 		if refused {
 			m.config.Keeper.Reject(old.lease.via(), old.credential.Generation)
@@ -202,6 +206,9 @@ func (m *Identities) reauthenticate(ctx context.Context, old *identity, refused 
 func (m *Identities) rotate(ctx context.Context, old *identity, outcome proxies.Outcome) (*identity, error) {
 	if old.lease == nil {
 		return m.reauthenticate(ctx, old, outcome == proxies.TargetRefused) // there is no other way out
+	}
+	if outcome != proxies.Healthy {
+		m.spoil(old)
 	}
 	return m.replace(ctx, old, func(ctx context.Context) (*identity, error) {
 		old.lease.Report(outcome)
@@ -220,9 +227,24 @@ func (m *Identities) rotate(ctx context.Context, old *identity, outcome proxies.
 	})
 }
 
+// spoil has those who ask for an identity wait for the successor of old. While
+// a replacement is only planned they get the one in use at once.
+func (m *Identities) spoil(old *identity) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old.bad = true
+}
+
 // replace runs fn for at most one caller at a time, unless old is not the
 // identity in use any more: then the one in use is the answer.
 func (m *Identities) replace(ctx context.Context, old *identity, fn func(context.Context) (*identity, error)) (*identity, error) {
+	m.mu.Lock()
+	if cur := m.current; cur != nil && cur != old && !cur.bad {
+		cur.holders++
+		m.mu.Unlock()
+		return cur, nil
+	}
+	m.mu.Unlock()
 	select {
 	case m.making <- struct{}{}:
 		defer func() { <-m.making }()

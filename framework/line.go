@@ -107,8 +107,9 @@ type attempt struct {
 // streak is what a line remembers from one connection to the next.
 type streak struct {
 	backoff  retry.Backoff
-	failures int // connections in a row without an event
-	silences int // those of them that ended in silence
+	failures int  // connections in a row without an event
+	silences int  // those of them that ended in silence
+	cured    bool // a cure was tried at once since the last event
 
 	// prev is the identity of the last connection, still held, and fix what
 	// has to be done about it before the next one.
@@ -459,7 +460,7 @@ func (r *runner) judge(l *line, a *attempt, err error, s *streak) (*Outcome, Ver
 	l.mu.Unlock()
 	held := time.Since(a.began)
 	if a.events > 0 {
-		s.failures, s.silences = 0, 0
+		s.failures, s.silences, s.cured = 0, 0, false
 		if held >= r.HealthyAfter {
 			s.backoff = r.newBackoff()
 		}
@@ -511,7 +512,8 @@ func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, as
 	planned := errors.Is(o.Err, errPlanned)
 	// What a new identity or another try will most likely cure is tried at
 	// once; what fails again and again is not.
-	prompt := planned || v.Remedy != Reconnect && s.failures <= 1 || o.Layer == LayerSilence && s.silences <= 2
+	prompt := planned || v.Remedy != Reconnect && !s.cured || o.Layer == LayerSilence && s.silences <= 2
+	s.cured = s.cured || v.Remedy != Reconnect
 	var wait time.Duration
 	if !prompt {
 		wait, _ = s.backoff.Next()

@@ -381,7 +381,7 @@ func TestOneRefusalSeenByManyStreamsCausesOneLogin(t *testing.T) {
 			s := &site{every: time.Second, start: start, replay: true}
 			refused := false
 			s.script = func(int, Cursor) step {
-				if !refused && time.Since(start) > 20*time.Second {
+				if !refused && time.Since(start) > 20*time.Second && source.count() == 1 {
 					refused = true
 					return step{refuse: &HTTPError{Status: 401}}
 				}
