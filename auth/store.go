@@ -28,6 +28,10 @@ func (k *Keeper) restore() {
 		}
 		now := time.Now()
 		for _, c := range kept {
+			k.mu.Lock()
+			k.generation++
+			c.Generation = k.generation
+			k.mu.Unlock()
 			switch {
 			case (c.Exit != "") != (k.config.Source.Bound() == BoundToExit):
 				continue // it was bound otherwise
@@ -38,8 +42,6 @@ func (k *Keeper) restore() {
 				k.config.Log.Info("a credential of an earlier run is still good", "kept", c, "age", now.Sub(c.Obtained).Round(time.Second))
 			}
 			k.mu.Lock()
-			k.generation++
-			c.Generation = k.generation
 			s := k.slotFor(c.Exit, now)
 			s.credential, s.kept = c, true
 			k.mu.Unlock()

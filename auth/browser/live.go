@@ -42,6 +42,9 @@ func start(ctx context.Context, config Config) (*live, error) {
 	if runtime.GOOS == "windows" {
 		return nil, setupError("browser logins do not work on Windows: their scripts need a POSIX shell", nil)
 	}
+	if config.Headed && runtime.GOOS == "linux" && os.Getenv("DISPLAY") == "" && os.Getenv("WAYLAND_DISPLAY") == "" {
+		return nil, setupError("a window needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set: use ssh -X, or log in where there is a screen and bring the data directory and the key here", nil)
+	}
 	tools, err := Find(ctx, config)
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)

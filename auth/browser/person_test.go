@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ import (
 
 // newGuardedSite asks for a code after the password, and on another page for a
 // person, who comes after a while. Its clock is two hours behind.
-func newGuardedSite(t *testing.T, code *string) *httptest.Server {
+func newGuardedSite(t *testing.T, code *string, pictures *atomic.Int64) *httptest.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /login", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, `<!doctype html><form method="post" action="/login"><input id="user" name="user"><input id="code" name="code"><button id="go">Go</button></form>`)
@@ -38,17 +39,18 @@ func newGuardedSite(t *testing.T, code *string) *httptest.Server {
 		fmt.Fprintf(w, `<!doctype html><script>localStorage.setItem("token", %q)</script>Welcome`, token)
 	})
 	mux.HandleFunc("GET /captcha", func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, `<!doctype html><div class="captcha">Pick the boats</div>
+		fmt.Fprint(w, `<!doctype html><div class="captcha">Pick the boats <img src="/boats.png"></div>
 			<script>setTimeout(() => { document.cookie = "session=s3cret-session; path=/"; document.querySelector(".captcha").remove() }, 3000)</script>`)
 	})
+	mux.HandleFunc("GET /boats.png", func(w http.ResponseWriter, r *http.Request) { pictures.Add(1) })
 	site := httptest.NewServer(mux)
 	t.Cleanup(site.Close)
 	return site
 }
 
 func TestOneTimeCodeHookAndAnotherClock(t *testing.T) {
-	code := ""
-	site := newGuardedSite(t, &code)
+	code, pictures := "", atomic.Int64{}
+	site := newGuardedSite(t, &code, &pictures)
 	totp, err := auth.NewTOTP(auth.NewSecret("JBSWY3DPEHPK3PXP"))
 	if err != nil {
 		t.Fatal(err)
@@ -82,8 +84,8 @@ func TestOneTimeCodeHookAndAnotherClock(t *testing.T) {
 }
 
 func TestCaptchaNeedsAPerson(t *testing.T) {
-	code := ""
-	site := newGuardedSite(t, &code)
+	code, pictures := "", atomic.Int64{}
+	site := newGuardedSite(t, &code, &pictures)
 	runtime := newRuntime(t, browser.Config{})
 	steps := []browser.Step{
 		{Do: browser.Open, Target: site.URL + "/captcha"},
@@ -94,10 +96,16 @@ func TestCaptchaNeedsAPerson(t *testing.T) {
 	if failed.Fault != auth.FaultPerson || failed.Step != 2 || failed.Selector != ".captcha" || !strings.Contains(failed.Error(), "scrape login FILE --headed") {
 		t.Errorf("%v", failed)
 	}
+	if pictures.Load() != 0 {
+		t.Error("pictures were loaded for nobody")
+	}
 	// With somebody before the window, whose part the page plays here.
 	c, err := newSource(t, browser.SourceConfig{Runtime: runtime, Steps: steps, StepTimeout: time.Second, Person: true}).Obtain(t.Context(), auth.Via{}, nil)
 	if err != nil || len(c.Cookies) != 1 || c.Cookies[0].Value != "s3cret-session" {
 		t.Errorf("%v, %v", c, err)
+	}
+	if pictures.Load() == 0 {
+		t.Error("the person saw no pictures")
 	}
 	// A person who closes their mind ends with the login's own time.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -105,6 +113,15 @@ func TestCaptchaNeedsAPerson(t *testing.T) {
 	steps[2].Target = "never"
 	if c, err := newSource(t, browser.SourceConfig{Runtime: runtime, Steps: steps, Person: true}).Obtain(ctx, auth.Via{}, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v, %v", c, err)
+	}
+}
+
+func TestAWindowNeedsADisplay(t *testing.T) {
+	t.Setenv("DISPLAY", "")
+	t.Setenv("WAYLAND_DISPLAY", "")
+	source := newSource(t, browser.SourceConfig{Runtime: newRuntime(t, browser.Config{Headed: true}), Steps: []browser.Step{{Do: browser.Open, Target: "http://127.0.0.1:9/"}}})
+	if failed := mustFail(t, source, auth.Via{}); failed.Fault != auth.FaultSetup || !strings.Contains(failed.Error(), "ssh -X") {
+		t.Errorf("%v", failed)
 	}
 }
 

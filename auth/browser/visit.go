@@ -118,21 +118,25 @@ func (v *visit) open(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	err = browserContext.Route("**/*", func(route playwright.Route) {
-		switch route.Request().ResourceType() {
-		case "image", "media", "font":
-			route.Abort("blockedbyclient")
-		default:
-			route.Continue()
+	if !v.source.config.Person { // who has to see what they click on
+		if err := browserContext.Route("**/*", dropPictures); err != nil {
+			return err
 		}
-	})
-	if err != nil {
-		return err
 	}
 	if v.page, err = browserContext.NewPage(); err != nil {
 		return err
 	}
 	return v.listen()
+}
+
+// dropPictures spares the exit what no step needs.
+func dropPictures(route playwright.Route) {
+	switch route.Request().ResourceType() {
+	case "image", "media", "font":
+		route.Abort("blockedbyclient")
+	default:
+		route.Continue()
+	}
 }
 
 // within runs fn under a deadline. Playwright's calls take no context: when ctx
