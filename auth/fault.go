@@ -33,7 +33,8 @@ const (
 // LoginError is a login that failed, with what is known of the place.
 type LoginError struct {
 	Fault Fault
-	// Step is the number of the step, from 1; 0 is before the first.
+	// Step is the number of the step, from 1; 0 is before the first, or that
+	// there are none.
 	Step int
 	// Action is the step in words, such as "click"; Selector is what it was
 	// looking for on the page.
@@ -56,9 +57,9 @@ func (e *LoginError) Error() string {
 	b.WriteString("login failed")
 	if e.Step > 0 {
 		fmt.Fprintf(&b, " at step %d", e.Step)
-		if e.Action != "" {
-			fmt.Fprintf(&b, " (%s)", strings.TrimSpace(e.Action+" "+e.Selector))
-		}
+	}
+	if e.Action != "" {
+		fmt.Fprintf(&b, " (%s)", strings.TrimSpace(e.Action+" "+e.Selector))
 	}
 	if e.Reason != "" {
 		b.WriteString(": " + e.Reason)

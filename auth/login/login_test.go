@@ -221,7 +221,7 @@ func TestLoginsThatFail(t *testing.T) {
 		"it says so":     {login.Config{URL: site.URL + "/says", Fields: good, FailOn: "wrong password"}, auth.FaultRefused, `the site says "wrong password"`},
 		"no token":       {login.Config{URL: site.URL + "/session", Fields: good}, auth.FaultStep, "status 403"},
 		"no form":        {login.Config{Page: site.URL + "/round", Fields: good}, auth.FaultStep, "without end"},
-		"no page":        {login.Config{Page: site.URL + "/none", Fields: good}, auth.FaultStep, "reading the page: status 404"},
+		"no page":        {login.Config{Page: site.URL + "/none", Fields: good}, auth.FaultStep, "login failed (reading the page): status 404"},
 		"no meta":        {login.Config{Page: site.URL + "/login", Fields: fields("a", "${page:csrf_token}")}, auth.FaultStep, "no hidden field or meta element csrf_token"},
 		"no cookie":      {login.Config{Page: site.URL + "/login", Fields: good, ExpiresWith: "sid"}, auth.FaultStep, "set no cookie sid (status 200 from " + site.URL + "/home)"},
 		"no value":       {login.Config{Page: site.URL + "/login", Fields: good, Header: map[string]string{"A": "${json:token}"}}, auth.FaultStep, "no json token for the header A"},

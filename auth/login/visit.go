@@ -292,10 +292,7 @@ func (v *visit) refusal(a *answer) error {
 func (v *visit) step(reason string) *auth.LoginError { return v.failed(auth.FaultStep, reason) }
 
 func (v *visit) failed(fault auth.Fault, reason string) *auth.LoginError {
-	if v.action != "" {
-		reason = v.action + ": " + reason
-	}
-	return &auth.LoginError{Fault: fault, Reason: reason}
+	return &auth.LoginError{Fault: fault, Action: v.action, Reason: reason}
 }
 
 // blank takes what was sent out of a text of the site's, and cuts it.

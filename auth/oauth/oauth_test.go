@@ -229,7 +229,7 @@ func TestWhatAServerMayAnswer(t *testing.T) {
 		wait   time.Duration
 		says   string
 	}{
-		"slow down":       {status: 503, header: map[string]string{"Retry-After": "30"}, fault: auth.FaultStep, wait: 30 * time.Second, says: "503"},
+		"slow down":       {status: 503, header: map[string]string{"Retry-After": "30"}, fault: auth.FaultStep, wait: 30 * time.Second, says: "login failed (client credentials): the server answers 503"},
 		"wrong secret":    {status: 401, body: `{"error": "invalid_client", "error_description": "` + secret + ` is wrong"}`, fault: auth.FaultRefused, says: `invalid_client: "*** is wrong"`},
 		"bare 401":        {status: 401, body: "<html>" + secret, fault: auth.FaultRefused, says: "401 Unauthorized"},
 		"no token":        {status: 200, body: `{"s3cret": 1}`, fault: auth.FaultStep, says: "none of OAuth 2"},
