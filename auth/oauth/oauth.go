@@ -137,9 +137,15 @@ func (s *Source) params() url.Values {
 }
 
 func (s *Source) oauth() *oauth2.Config {
+	style := oauth2.AuthStyleAutoDetect
+	if s.config.Grant == DeviceCode || s.config.ClientSecret.IsZero() {
+		// To detect it costs a second request whenever the answer is an error,
+		// and "not yet" is one.
+		style = oauth2.AuthStyleInParams
+	}
 	return &oauth2.Config{
 		ClientID: s.config.ClientID, ClientSecret: s.config.ClientSecret.Reveal(), Scopes: s.config.Scopes,
-		Endpoint: oauth2.Endpoint{TokenURL: s.config.TokenURL, DeviceAuthURL: s.config.DeviceURL},
+		Endpoint: oauth2.Endpoint{TokenURL: s.config.TokenURL, DeviceAuthURL: s.config.DeviceURL, AuthStyle: style},
 	}
 }
 
@@ -187,10 +193,25 @@ func (t *talk) device() (*auth.Credential, error) {
 		Address: answer.VerificationURI, Code: answer.UserCode, Complete: answer.VerificationURIComplete, Until: answer.Expiry,
 	})
 	token, err := config.DeviceAccessToken(t.ctx, answer)
+	for err != nil && passing(err) && t.ctx.Err() == nil {
+		// The person is at it: what passes does not take their code away. Less
+		// often, as the standard asks (section 3.5).
+		answer.Interval = min(2*answer.Interval, 60)
+		token, err = config.DeviceAccessToken(t.ctx, answer)
+	}
 	if errors.Is(err, context.DeadlineExceeded) && t.ctx.Err() == nil {
 		err = &oauth2.RetrieveError{ErrorCode: "expired_token"}
 	}
 	return t.credential(token, err, "device code")
+}
+
+// passing tells whether err is about the way or a server in trouble, and not
+// about what was asked for.
+func passing(err error) bool {
+	if answer := (*oauth2.RetrieveError)(nil); errors.As(err, &answer) {
+		return answer.ErrorCode == "" && answer.Response.StatusCode >= 500
+	}
+	return errors.As(err, new(*url.Error)) && !errors.Is(err, context.DeadlineExceeded)
 }
 
 // credential makes one of what the server answered.

@@ -177,12 +177,26 @@ func TestDeviceCode(t *testing.T) {
 				time.AfterFunc(2*time.Minute, func() { srv.mu.Lock(); srv.allowed = true; srv.mu.Unlock() })
 			}
 		})
+		polls := 0
+		srv.answer = func(w http.ResponseWriter, r *http.Request) bool { // trouble in between
+			if r.URL.Path == "/token" {
+				polls++
+			}
+			switch polls {
+			case 3:
+				w.WriteHeader(http.StatusServiceUnavailable)
+				return true
+			case 4:
+				panic(http.ErrAbortHandler)
+			}
+			return false
+		}
 		began := time.Now()
 		c, err := source.Obtain(t.Context(), listener.via(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(began); took < 2*time.Minute || took > 2*time.Minute+6*time.Second {
+		if took := time.Since(began); took < 2*time.Minute || took > 2*time.Minute+21*time.Second {
 			t.Errorf("took %v, the person 2m", took)
 		}
 		if len(prompts) != 1 || prompts[0].Code != "WDJB-MJHT" || prompts[0].Address != "https://site.test/device" || prompts[0].Until.Sub(began) != 15*time.Minute {
@@ -190,6 +204,9 @@ func TestDeviceCode(t *testing.T) {
 		}
 		if c.Header.Get("Authorization") != "Bearer token-1" || c.Refresh.Reveal() != "refresh-1" {
 			t.Errorf("%v", c)
+		}
+		if polls > 25 || polls < 5 {
+			t.Errorf("asked %d times in two minutes, where every 5 s is allowed", polls)
 		}
 		// Renewed without the person; asked again when that is refused.
 		srv.mu.Lock()
