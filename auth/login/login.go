@@ -41,7 +41,7 @@ type Config struct {
 	RequestHeader map[string]auth.Secret
 	// Header is what is handed on besides the cookies: header names and texts
 	// with ${json:PATH}, ${header:NAME} and ${cookie:NAME} of the answer. A
-	// path is made of keys and indexes parted by dots, as in data.tokens.0.
+	// path is gjson's: keys and indexes parted by dots, as in data.tokens.0.
 	Header map[string]string
 	// ExpiresIn is the path of the seconds that the credential lasts; empty
 	// means expires_in.

@@ -11,9 +11,10 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tidwall/gjson"
 
 	"github.com/holdline/scrape/auth"
 	"github.com/holdline/scrape/internal/template"
@@ -219,7 +220,7 @@ type answer struct {
 	status int
 	url    *url.URL
 	body   []byte
-	json   any // nil where the body is none
+	json   []byte // the body, nil where it is none
 	header http.Header
 	skew   time.Duration
 }
@@ -263,10 +264,8 @@ func (v *visit) do(req *http.Request) (*answer, error) {
 	}
 	a := &answer{status: resp.StatusCode, url: resp.Request.URL, body: body, header: resp.Header, skew: auth.Skew(resp.Header)}
 	v.jar.reckon(a.skew)
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.UseNumber()
-	if decoder.Decode(&a.json) != nil {
-		a.json = nil
+	if gjson.ValidBytes(body) {
+		a.json = body
 	}
 	return a, nil
 }
@@ -308,29 +307,14 @@ func (v *visit) blank(text string) string {
 	return text
 }
 
-// at is the text, number or truth value at a path of keys and indexes.
-func at(value any, path string) (string, bool) {
-	for key := range strings.SplitSeq(path, ".") {
-		switch v := value.(type) {
-		case map[string]any:
-			value = v[key]
-		case []any:
-			i, err := strconv.Atoi(key)
-			if err != nil || i < 0 || i >= len(v) {
-				return "", false
-			}
-			value = v[i]
-		default:
-			return "", false
-		}
-	}
-	switch v := value.(type) {
-	case string:
-		return v, true
-	case json.Number:
-		return v.String(), true
-	case bool:
-		return strconv.FormatBool(v), true
+// at is the text, number or truth value at a path of gjson's.
+func at(json []byte, path string) (string, bool) {
+	v := gjson.GetBytes(json, path)
+	switch v.Type {
+	case gjson.String:
+		return v.Str, true
+	case gjson.Number, gjson.True, gjson.False:
+		return v.Raw, true
 	}
 	return "", false
 }
