@@ -3,6 +3,7 @@ module github.com/holdline/scrape
 go 1.26.0
 
 require (
+	github.com/andybalholm/brotli v1.2.7
 	github.com/goccy/go-yaml v1.19.2
 	github.com/gofrs/flock v0.13.1
 	github.com/golang-jwt/jwt/v5 v5.3.1
