@@ -57,7 +57,10 @@ func New(o Options) *Transport {
 		ResponseHeaderTimeout: o.HeaderTimeout,
 		IdleConnTimeout:       30 * time.Second,
 		MaxIdleConnsPerHost:   1,
-		WriteBufferSize:       1 << 10, // requests are small and streams many
+		// Requests are small and streams many. The buffer is for the head of the
+		// answer and its chunks' sizes: larger reads go past it.
+		WriteBufferSize: 512,
+		ReadBufferSize:  1 << 10,
 	}
 	t.base.TLSClientConfig = o.TLS.Clone()
 	if t.base.TLSClientConfig == nil {
@@ -145,7 +148,8 @@ var errLocation = errors.New("the site answered with a redirect whose address ca
 // is decoded. The body of the answer is a *Body.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Header.Get("Accept-Encoding") == "" && req.Header.Get("Range") == "" {
-		req = req.Clone(req.Context())
+		req = req.WithContext(req.Context()) // a copy, of which the headers are ours
+		req.Header = req.Header.Clone()
 		req.Header.Set("Accept-Encoding", AcceptEncoding)
 	}
 	resp, err := t.base.RoundTrip(req)
@@ -225,6 +229,9 @@ func (b *Body) Wire() int64 { return b.wire.n.Load() }
 // (GOAWAY without an error, RFC 9113, section 6.8). The answer may go on for a
 // while.
 func (b *Body) Leaving() bool { return b.conn != nil && b.conn.leaving.Err() != nil }
+
+// Announces tells whether the server can make that announcement: over HTTP/2.
+func (b *Body) Announces() bool { return b.conn != nil }
 
 // OnLeaving arranges for f to be called in a goroutine of its own when the
 // server makes that announcement. stop calls that off.
