@@ -30,14 +30,18 @@ func (a *app) tailCommand() *cobra.Command {
 		raw       bool
 		done      string
 		once      bool
+		wire      string
+		resume    framework.ResumeBy
 	)
 	c := &cobra.Command{
 		Use:   "tail URL",
 		Short: "Print an event stream as JSON lines",
-		Long: `tail prints the events of an event stream as they come, one JSON object a line:
-{"id":"…","event":"…","data":"…","time":"…"}, where id is the last event id in
-force. It needs no file and keeps none, reconnects and resumes by Last-Event-ID,
-and ends when the server answers 204 or a limit is reached.`,
+		Long: `tail prints the events of a stream as they come, one JSON object a line:
+{"id":"…","event":"…","data":"…","time":"…"}, where id is what the stream would
+be resumed from: the last event id in force, or what --resume-from names. It
+reads Server-Sent Events and JSON lines, compressed or not, needs no file and
+keeps none, reconnects and resumes, and ends when the server answers 204 or a
+limit is reached.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			request.URL = args[0]
@@ -47,6 +51,18 @@ and ends when the server answers 204 or a limit is reached.`,
 			}
 			if duration < 0 {
 				return fail(ExitUsage, fmt.Errorf("--for %v: a time to run is not negative", duration))
+			}
+			options := framework.SSEOptions{Wire: framework.Wire(wire), Done: done, StopAtEnd: once, Resume: resume}
+			switch options.Wire {
+			case framework.WireAuto, framework.WireSSE, framework.WireNDJSON:
+			default:
+				return fail(ExitUsage, errors.New("--wire is auto, sse or ndjson"))
+			}
+			if resume.Name != "" {
+				options.Resume.As = "query"
+			}
+			if err := options.Resume.Check(); err != nil {
+				return fail(ExitUsage, fmt.Errorf("--resume-from: %w", err))
 			}
 			request.Header = map[string]string{}
 			for _, h := range headers {
@@ -81,7 +97,7 @@ and ends when the server answers 204 or a limit is reached.`,
 			defer identities.Close()
 			s := &framework.Stream{
 				Name:       u.Host,
-				Target:     &framework.SSE{Request: request, Options: framework.SSEOptions{Done: done, StopAtEnd: once}},
+				Target:     &framework.SSE{Request: request, Options: options},
 				Host:       request.Host(),
 				Identities: identities,
 				StaleAfter: staleAfter(stale, done != "" || once),
@@ -105,6 +121,9 @@ and ends when the server answers 204 or a limit is reached.`,
 	f.StringVarP(&request.Body, "data", "d", "", "body to send; @FILE reads it from a file")
 	f.StringVar(&proxy, "proxy", "", "leave through this proxy: http, https, socks5 or socks5h URL")
 	f.StringVar(&lastID, "last-event-id", "", "resume after this event")
+	f.StringVar(&wire, "wire", "auto", "format: sse, ndjson (one JSON value a line), or auto by the content type")
+	f.StringVar(&resume.From, "resume-from", "id", `where the cursor stands: id, none, or in the data, as in "json:/sequence_number"`)
+	f.StringVar(&resume.Name, "resume-query", "", "send the cursor as this parameter of the query instead of Last-Event-ID")
 	f.DurationVar(&stale, "stale-after", 0, "reconnect when no byte has come for so long; 0: learn it from the stream; negative: never")
 	f.Uint64Var(&maxEvents, "max-events", 0, "end after so many events")
 	f.DurationVar(&duration, "for", 0, "end after so long")

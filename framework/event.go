@@ -32,5 +32,10 @@ type Event struct {
 	// from the site's history: it stands later than its place.
 	Filled bool
 
+	// Aside is set by a connection for what goes with the events and is none
+	// of them, such as a [Preface]. It is journaled and delivered whatever
+	// types are kept; it is compared with nothing and moves no cursor.
+	Aside bool
+
 	ignored bool // of a type that is not kept: only its number counts
 }

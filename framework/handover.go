@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -38,18 +39,23 @@ func (l *line) heldFirst(id []byte, content uint64) bool {
 // plan arranges the handovers that can be foreseen for the connection. The
 // function it returns calls them off.
 func (r *runner) plan(ctx context.Context, cancel context.CancelFunc, l *line, a *attempt) (off func()) {
+	announcer := announcing(a.conn)
 	at, cause := a.id.renewAt(), CauseRenewal
 	if end := a.id.lease.expires(); !end.IsZero() {
 		if end = end.Add(-leaseMargin); at.IsZero() || end.Before(at) {
 			at, cause = end, CauseLease
 		}
 	}
-	if at.IsZero() {
+	if at.IsZero() && announcer == nil {
 		return func() {}
 	}
 	own, stop := context.WithCancel(ctx)
+	var begun atomic.Bool // one change is enough
 	done := make(chan struct{})
-	timer := time.AfterFunc(max(time.Until(at), 0), func() {
+	change := func(cause Cause) {
+		if begun.Swap(true) {
+			return
+		}
 		defer close(done)
 		for !r.handover(own, ctx, cancel, l, a, cause) {
 			select {
@@ -58,10 +64,20 @@ func (r *runner) plan(ctx context.Context, cancel context.CancelFunc, l *line, a
 			case <-time.After(handoverRetry):
 			}
 		}
-	})
+	}
+	unheard := func() bool { return true }
+	if announcer != nil {
+		unheard = announcer.OnLeaving(func() { change(CauseGoAway) })
+	}
+	undue := func() bool { return true }
+	if !at.IsZero() {
+		undue = time.AfterFunc(max(time.Until(at), 0), func() { change(cause) }).Stop
+	}
 	return func() {
 		stop()
-		if !timer.Stop() {
+		unheard()
+		undue()
+		if begun.Swap(true) {
 			<-done // it ends soon: its context has ended
 		}
 	}
@@ -79,7 +95,9 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 	}
 	var id *identity
 	var err error
-	if cause == CauseLease {
+	if cause == CauseGoAway {
+		id = a.id.again() // its transport opens another connection
+	} else if cause == CauseLease {
 		id, err = r.Identities.rotate(ctx, a.id, poolOutcome(nil))
 	} else {
 		id, err = r.Identities.reauthenticate(ctx, a.id, false)
@@ -90,7 +108,7 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 		}
 		return false
 	}
-	if id == a.id || id.credential != nil && id.credential == a.id.credential && id.lease == a.id.lease {
+	if cause != CauseGoAway && (id == a.id || id.credential != nil && id.credential == a.id.credential && id.lease == a.id.lease) {
 		id.release()
 		return false // the keeper could not do better yet
 	}

@@ -7,15 +7,21 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"strings"
-	"time"
 
+	"github.com/holdline/scrape/internal/ndjson"
 	"github.com/holdline/scrape/internal/sse"
+	"github.com/holdline/scrape/internal/transport"
 )
 
-// ErrDone ends a stream for good: the site said that there is no more. It is
-// not a failure.
-var ErrDone = errors.New("the stream is done")
+var (
+	// ErrDone ends a stream for good: the site said that there is no more. It
+	// is not a failure.
+	ErrDone = errors.New("the stream is done")
+	// ErrGoAway is in the error of a connection that ended after the site had
+	// announced it: a planned change, after which the engine comes back at
+	// once.
+	ErrGoAway = errors.New("the site announced that it ends the connection")
+)
 
 // HTTPError is an answer that is not the stream.
 type HTTPError struct {
@@ -25,6 +31,9 @@ type HTTPError struct {
 	Body []byte
 	// Reason says what was expected, when the status alone does not.
 	Reason string
+	// Verdict is what the target wants done about this answer. The zero value
+	// leaves that to the engine ([Judge]).
+	Verdict Verdict
 }
 
 func (e *HTTPError) Error() string {
@@ -46,11 +55,17 @@ func NewHTTPError(resp *http.Response, reason string) *HTTPError {
 	return &HTTPError{Status: resp.StatusCode, Header: resp.Header, Body: body, Reason: reason}
 }
 
-// SSEOptions refine [OpenSSE]. The zero value reads any event stream.
+// SSEOptions refine [OpenSSE]. The zero value reads any event stream and any
+// stream of JSON lines.
 type SSEOptions struct {
+	// Wire is the format; empty means WireAuto.
+	Wire Wire
 	// MaxEvent is the longest event, in bytes; 0 means 16 MiB. A longer one is
-	// skipped through its blank line and counted.
+	// skipped and counted as a dead letter, unless FailTooLarge.
 	MaxEvent int64
+	// FailTooLarge ends the stream with an error at an event longer than
+	// MaxEvent.
+	FailTooLarge bool
 	// Done is the data of the event that ends a finite stream for good, such
 	// as "[DONE]"; empty means that none does. The event itself is not
 	// delivered. It is recognised also when its blank line is missing.
@@ -59,146 +74,131 @@ type SSEOptions struct {
 	// with finite streams; by default the engine reconnects, as the standard
 	// says.
 	StopAtEnd bool
+	// Resume says what the cursor is and how it is sent.
+	Resume ResumeBy
+	// Base64 decodes the data of each event (RFC 4648, sections 4 and 5, with
+	// or without padding) before anything else looks at it but Done. Data that
+	// is no base64 is delivered as it came, and counted as an oddity.
+	Base64 bool
+	// Preface is what to read before the first event of each connection; nil
+	// for nothing.
+	Preface *Preface
+	// Answers say what to do about answers that are not the stream, by
+	// status: a verdict with a Remedy replaces the engine's own. 200 is for an
+	// answer with another content type.
+	Answers map[int]Verdict
+}
+
+// Wire is the format of a stream over HTTP.
+type Wire string
+
+const (
+	// WireAuto goes by the content type: text/event-stream, or one of
+	// application/x-ndjson, application/ndjson, application/jsonl,
+	// application/x-jsonlines and application/jsonlines. Anything else is not
+	// the stream.
+	WireAuto Wire = "auto"
+	// WireSSE reads Server-Sent Events whatever the content type says, unless
+	// it says HTML: a page in the stream's place is most often a login page.
+	WireSSE Wire = "sse"
+	// WireNDJSON reads one JSON value a line, whatever the content type says,
+	// unless it says HTML. Each line is an event of the type "message".
+	WireNDJSON Wire = "ndjson"
+)
+
+// of is the format of an answer with the content type, empty if that is not
+// the stream.
+func (w Wire) of(essence string) Wire {
+	auto := w == "" || w == WireAuto
+	switch essence {
+	case "text/event-stream":
+		if auto {
+			return WireSSE
+		}
+	case "application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines", "application/jsonlines":
+		if auto {
+			return WireNDJSON
+		}
+	case "text/html", "application/xhtml+xml":
+		return ""
+	}
+	if auto {
+		return ""
+	}
+	return w
+}
+
+// accept is what a request asks for.
+func (w Wire) accept() string {
+	if w == WireNDJSON {
+		return "application/x-ndjson, application/jsonl, application/json;q=0.9, */*;q=0.1"
+	}
+	return "text/event-stream"
 }
 
 // OpenSSE sends the request through the session and returns the connection
-// that reads the Server-Sent Events of the answer. It sets Accept,
-// Cache-Control and, where there is a cursor, Last-Event-ID (WHATWG HTML,
-// section 9.2). An answer that is not an event stream is an *HTTPError; 204
-// is [ErrDone].
+// that reads the Server-Sent Events of the answer, or its JSON lines. It sets
+// Accept, Cache-Control and, where there is a cursor, what resumes from it:
+// Last-Event-ID (WHATWG HTML, section 9.2) unless o.Resume says otherwise. An
+// answer that is not the stream is an *HTTPError; 204 is [ErrDone].
 func OpenSSE(ctx context.Context, s *Session, req *http.Request, from Cursor, o SSEOptions) (Connection, error) {
+	resume, err := o.Resume.parse()
+	if err != nil {
+		return nil, err
+	}
+	c := &httpConnection{options: o, resume: resume, session: s, cursor: from}
+	if o.Preface != nil {
+		if c.preface, err = o.Preface.fetch(ctx, s, req, o); err != nil {
+			return nil, err
+		}
+	}
 	req = req.WithContext(ctx)
 	if req.Header.Get("Accept") == "" {
-		req.Header.Set("Accept", "text/event-stream")
+		req.Header.Set("Accept", o.Wire.accept())
 	}
 	req.Header.Set("Cache-Control", "no-store")
-	if from != "" {
-		req.Header.Set("Last-Event-ID", string(from))
-	}
+	resume.send(req, from)
 	resp, err := s.Client.Do(req)
 	if err != nil {
 		return nil, err
 	}
-	switch essence, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); {
-	case resp.StatusCode == http.StatusNoContent:
+	essence, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	wire := o.Wire.of(essence)
+	own := o.Answers[resp.StatusCode]
+	switch {
+	case resp.StatusCode == http.StatusNoContent && own.Remedy == Auto:
 		resp.Body.Close()
 		return nil, fmt.Errorf("%w: 204 No Content", ErrDone)
+	case resp.StatusCode >= 300 && resp.StatusCode < 400:
+		return nil, answer(resp, fmt.Sprintf("the redirect is not followed: it is not the first %d, leads from https to http, or leads nowhere", transport.MaxRedirects), own)
 	case resp.StatusCode != http.StatusOK:
-		return nil, NewHTTPError(resp, "")
-	case !strings.EqualFold(essence, "text/event-stream"):
-		return nil, NewHTTPError(resp, fmt.Sprintf("content type %q is not text/event-stream", essence))
+		return nil, answer(resp, "", own)
+	case wire == "":
+		return nil, answer(resp, fmt.Sprintf("content type %q is not the stream's", essence), own)
 	}
 	resp.Header = nil // the body keeps the answer, for as long as it is read
-	c := &sseConnection{options: o, session: s}
+	c.answer, _ = resp.Body.(*transport.Body)
 	c.body = s.Watch(resp.Body)
-	c.decoder = sse.NewDecoder(c.body, sse.Options{
+	if wire == WireNDJSON {
+		c.lines = ndjson.NewDecoder(c.body, c.lineOptions())
+		return c, nil
+	}
+	tooLarge := sse.Skip
+	if o.FailTooLarge {
+		tooLarge = sse.Fail
+	}
+	c.events = sse.NewDecoder(c.body, sse.Options{
 		MaxEvent:    o.MaxEvent,
+		OnTooLarge:  tooLarge,
 		LastEventID: string(from),
 		Budget:      s.budget,
-		OnOddity:    c.oddity,
+		OnOddity:    func(o sse.Oddity) { s.oddity(o.Kind.String(), o.First, o.Kind == sse.TooLarge) },
 	})
 	return c, nil
 }
 
-// sseConnection yields the events of one event stream.
-type sseConnection struct {
-	options SSEOptions
-	session *Session
-	body    io.ReadCloser
-	decoder *sse.Decoder
-	event   sse.Event
-	types   map[string]string // event names seen, so that naming one costs nothing
-	typ     string            // the last one
-	cursor  Cursor
-	cursors strings.Builder // of the last cursors
-}
-
-// maxTypes bounds the names kept: a feed that makes up names must not fill
-// the memory.
-const maxTypes = 256
-
-func (c *sseConnection) typeName(b []byte) string {
-	if c.typ == string(b) {
-		return c.typ
-	}
-	t, ok := c.types[string(b)]
-	if !ok {
-		t = string(b)
-		if c.typ != "" && c.types == nil {
-			c.types = map[string]string{c.typ: c.typ} // most feeds have one type
-		}
-		if c.types != nil && len(c.types) < maxTypes {
-			c.types[t] = t
-		}
-	}
-	c.typ = t
-	return t
-}
-
-// cursorOf makes a cursor of an id. Cursors share blocks of memory, since every
-// event brings one; the blocks are small, since one cursor keeps its block.
-func (c *sseConnection) cursorOf(id []byte) Cursor {
-	const block = 256
-	if size := c.cursors.Cap(); size-c.cursors.Len() < len(id) {
-		c.cursors.Reset()
-		if len(id) > block/4 {
-			return Cursor(id)
-		}
-		c.cursors.Grow(max(min(2*size, block), len(id)))
-	}
-	start := c.cursors.Len()
-	c.cursors.Write(id)
-	return Cursor(c.cursors.String()[start:])
-}
-
-func (c *sseConnection) Next(ev *Event) error {
-	if err := c.decoder.Next(&c.event); err != nil {
-		return c.end(err)
-	}
-	if c.options.Done != "" && string(c.event.Data) == c.options.Done {
-		return fmt.Errorf("%w: %s", ErrDone, c.options.Done)
-	}
-	ev.ID = nil
-	if c.event.HasID {
-		ev.ID = c.event.ID
-	}
-	if string(c.event.ID) != string(c.cursor) {
-		c.cursor = c.cursorOf(c.event.ID)
-	}
-	ev.Type = c.typeName(c.event.Type)
-	ev.Data = c.event.Data
-	ev.Time = c.event.Time
-	ev.Cursor = c.cursor
-	return nil
-}
-
-func (c *sseConnection) end(err error) error {
-	if !errors.Is(err, io.EOF) {
-		return err
-	}
-	if left := c.decoder.Unfinished(); c.options.Done != "" && strings.TrimSpace(string(left.Data)) == c.options.Done {
-		return fmt.Errorf("%w: %s", ErrDone, c.options.Done)
-	}
-	if c.options.StopAtEnd {
-		return fmt.Errorf("%w: the answer ended", ErrDone)
-	}
-	return io.EOF
-}
-
-// Cursor is where to resume after the connection has ended: blocks that carry
-// an id and no data move it, too.
-func (c *sseConnection) Cursor() Cursor { return Cursor(c.decoder.LastEventID()) }
-
-// Retry is the reconnection time that the site asked for.
-func (c *sseConnection) Retry() (time.Duration, bool) { return c.decoder.Retry() }
-
-func (c *sseConnection) oddity(o sse.Oddity) {
-	if c.session.odd != nil {
-		c.session.odd(o.Kind.String(), o.First)
-	}
-}
-
-func (c *sseConnection) Close() error {
-	err := c.body.Close()
-	return err
+func answer(resp *http.Response, reason string, own Verdict) *HTTPError {
+	e := NewHTTPError(resp, reason)
+	e.Verdict = own
+	return e
 }

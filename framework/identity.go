@@ -3,18 +3,20 @@ package framework
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/cookiejar"
-	"strings"
+	"net/url"
 	"sync"
 	"time"
 
 	"golang.org/x/net/publicsuffix"
 
 	"github.com/holdline/scrape/auth"
+	"github.com/holdline/scrape/internal/transport"
 	"github.com/holdline/scrape/proxies"
 )
 
@@ -39,7 +41,9 @@ type IdentityConfig struct {
 	UserAgent string
 	// OpenTimeout is the longest wait for the head of an answer; 0 means 15 s.
 	OpenTimeout time.Duration
-	Log         *slog.Logger
+	// TLS is for connections to the site; nil means Go's defaults.
+	TLS *tls.Config
+	Log *slog.Logger
 }
 
 // DefaultUserAgent is what identities without a browser's send.
@@ -48,7 +52,7 @@ const DefaultUserAgent = "holdline-scrape/1 (+https://github.com/holdline/scrape
 // Identities makes the identities of one target and holds the one in use, for
 // all of its streams. An identity is exit, cookie jar, User-Agent and
 // credential, made together and replaced together; each owns its own
-// http.Transport, since HTTP/2 pools connections by target alone. Its methods
+// transport, since HTTP/2 pools connections by target alone. Its methods
 // may be called concurrently.
 type Identities struct {
 	config IdentityConfig
@@ -82,7 +86,7 @@ type identity struct {
 	serial     uint64
 	lease      *lease
 	credential *auth.Credential // nil when anonymous
-	transport  *http.Transport
+	transport  *transport.Transport
 	client     *http.Client
 
 	owner   *Identities
@@ -323,19 +327,16 @@ func (m *Identities) make(ctx context.Context, l *lease, rejected *auth.Credenti
 	if id.credential != nil {
 		id.credential.SetCookies(jar)
 	}
-	id.transport = &http.Transport{
-		ForceAttemptHTTP2:     true,
-		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: m.config.OpenTimeout,
-		IdleConnTimeout:       30 * time.Second,
-		MaxIdleConnsPerHost:   1,
-		// Requests are small and streams many. The buffer is for the head of the
-		// answer and its chunks' sizes: larger reads go past it.
-		WriteBufferSize: 512,
-		ReadBufferSize:  1 << 10,
+	id.transport = transport.New(transport.Options{
+		DialContext:   l.via().DialContext,
+		TLS:           m.config.TLS,
+		HeaderTimeout: m.config.OpenTimeout,
+	})
+	id.client = &http.Client{
+		Transport:     &signer{id: id, hosts: m.config.Hosts, userAgent: m.config.UserAgent},
+		CheckRedirect: transport.CheckRedirect,
+		Jar:           jar,
 	}
-	id.transport.DialContext = l.via().DialContext
-	id.client = &http.Client{Transport: &signer{id: id, hosts: m.config.Hosts, userAgent: m.config.UserAgent}, Jar: jar}
 	return id, nil
 }
 
@@ -351,6 +352,14 @@ func (id *identity) renewAt() time.Time {
 // expired tells whether the credential's own clock has run out.
 func (id *identity) expired() bool {
 	return id.credential != nil && id.credential.Expired(time.Now())
+}
+
+// again takes the identity once more, for another holder.
+func (id *identity) again() *identity {
+	id.owner.mu.Lock()
+	defer id.owner.mu.Unlock()
+	id.holders++
+	return id
 }
 
 // release gives the identity back. The last holder closes what it owns.
@@ -430,7 +439,7 @@ func (s *signer) RoundTrip(req *http.Request) (*http.Response, error) {
 				req.Header[name] = values
 			}
 		}
-		if s.own(req.URL.Host) {
+		if s.own(req.URL) {
 			for name, values := range c.Header {
 				req.Header[http.CanonicalHeaderKey(name)] = values
 			}
@@ -446,9 +455,10 @@ func (s *signer) RoundTrip(req *http.Request) (*http.Response, error) {
 // CloseIdleConnections is found by http.Client.
 func (s *signer) CloseIdleConnections() { s.id.transport.CloseIdleConnections() }
 
-func (s *signer) own(host string) bool {
+// own tells whether an address is of the target's own hosts.
+func (s *signer) own(to *url.URL) bool {
 	for _, h := range s.hosts {
-		if strings.EqualFold(h, host) {
+		if transport.SameSite(&url.URL{Scheme: to.Scheme, Host: h}, to) {
 			return true
 		}
 	}

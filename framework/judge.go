@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"github.com/holdline/scrape/auth"
+	"github.com/holdline/scrape/internal/ndjson"
+	"github.com/holdline/scrape/internal/sse"
+	"github.com/holdline/scrape/internal/transport"
 	"github.com/holdline/scrape/proxies"
 )
 
@@ -104,6 +107,10 @@ func Judge(o *Outcome) Verdict {
 		switch {
 		case errors.Is(o.Err, ErrDone):
 			v.Remedy = Stop
+		case goingAway(o.Err):
+			v.Cause = CauseGoAway
+		case errors.Is(o.Err, sse.ErrMaxEvent), errors.Is(o.Err, ndjson.ErrMaxValue):
+			v.Remedy = Fail // the same event would come again
 		case o.CredentialExpired:
 			v.Cause, v.Remedy = CauseExpired, Reauthenticate
 		}
@@ -130,7 +137,16 @@ func judgeAnswer(o *Outcome, v Verdict) Verdict {
 	default:
 		v.Cause = CauseBadAnswer
 	}
+	if e := (*HTTPError)(nil); errors.As(o.Err, &e) && e.Verdict.Remedy != Auto {
+		v.Remedy, v.Wait = e.Verdict.Remedy, max(v.Wait, e.Verdict.Wait)
+	}
 	return v
+}
+
+// goingAway tells whether the site had announced the end of the connection.
+func goingAway(err error) bool {
+	_, h2 := errors.AsType[*transport.GoAwayError](err)
+	return h2 || errors.Is(err, ErrGoAway)
 }
 
 // maxRetryAfter bounds what a site can make us wait.

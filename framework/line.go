@@ -89,7 +89,7 @@ func (l *line) silent(k watch.Kind, waited time.Duration) {
 	conn := l.conn
 	l.mu.Unlock()
 	if conn != nil {
-		conn.Close()
+		abandon(conn)
 	}
 }
 
@@ -269,14 +269,14 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 		r.stats.set("connecting", a.id.lease.exit())
 	}
 	conn, err := r.Target.Open(ctx, &Session{
-		Client: a.id.client,
-		Stream: r.Name,
-		Exit:   a.id.lease.exit(),
-		Log:    r.Log,
-		watch:  a.watch,
-		bytes:  &r.stats.bytes,
-		budget: r.Budget,
-		odd:    r.odd,
+		Client:  a.id.client,
+		Stream:  r.Name,
+		Exit:    a.id.lease.exit(),
+		Log:     r.Log,
+		watch:   a.watch,
+		traffic: r.stats.through(a.id.lease.exit()),
+		budget:  r.Budget,
+		odd:     r.odd,
 	}, a.from)
 	if err != nil {
 		if u := (*url.Error)(nil); errors.As(err, &u) {
@@ -331,13 +331,6 @@ func (r *runner) learning() *watch.Rhythm {
 func (r *runner) buffered(a *attempt, every time.Duration) {
 	r.stats.buffered.Add(1)
 	r.Log.Warn("a server or proxy on the way buffers: events come late and in bursts", "exit", a.id.lease.exit(), "every", every.Round(10*time.Millisecond).String())
-}
-
-// odd notes what the feed's format drops without a word.
-func (r *runner) odd(kind, first string) {
-	if r.stats.oddities.Add(1) == 1 {
-		r.Log.Warn("the feed holds something that its format drops", "what", kind, "begins", first)
-	}
 }
 
 // retry is the reconnection time that the site asked for, or 0.
@@ -411,6 +404,12 @@ func (r *runner) pump(ctx context.Context, cancel context.CancelFunc, l *line, a
 	for {
 		if err := a.conn.Next(&ev); err != nil {
 			return l.reason(err)
+		}
+		if ev.Aside {
+			if err := r.aside(ctx, l, &ev); err != nil {
+				return err
+			}
+			continue
 		}
 		r.sequenced(&ev, digits[:0])
 		if r.types != nil && !r.types[ev.Type] {
@@ -512,7 +511,7 @@ func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, as
 	planned := errors.Is(o.Err, errPlanned)
 	// What a new identity or another try will most likely cure is tried at
 	// once; what fails again and again is not.
-	prompt := planned || v.Remedy != Reconnect && !s.cured || o.Layer == LayerSilence && s.silences <= 2
+	prompt := planned || v.Remedy != Reconnect && !s.cured || v.Cause == CauseGoAway && s.failures <= 1 || o.Layer == LayerSilence && s.silences <= 2
 	s.cured = s.cured || v.Remedy != Reconnect
 	var wait time.Duration
 	if !prompt {
@@ -527,7 +526,7 @@ func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, as
 	switch {
 	case planned:
 		level = slog.LevelDebug
-	case v.Cause == CauseEOF && s.failures <= 1:
+	case (v.Cause == CauseEOF || v.Cause == CauseGoAway) && s.failures <= 1:
 		level = slog.LevelInfo // many sites end their streams now and then, and the standard foresees it
 	case v.Cause == CauseProxyAuth, v.Cause == CauseLogin:
 		level = slog.LevelError // a person is needed

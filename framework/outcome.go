@@ -42,6 +42,7 @@ const (
 	CauseLogin         Cause = "login_failed"   // no credential could be obtained
 	CauseRenewal       Cause = "renewal"        // planned: the credential was about to expire
 	CauseLease         Cause = "lease_end"      // planned: the lease was about to end
+	CauseGoAway        Cause = "goaway"         // planned: the site announced that it ends the connection
 	CausePlanned       Cause = "planned"        // planned: asked for from outside
 	CauseRestart       Cause = "restart"        // the program was stopped or died in between
 	CauseSkipped       Cause = "skipped"        // not an end: the numbers jumped within a connection

@@ -2,8 +2,10 @@ package framework
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -15,7 +17,9 @@ type Request struct {
 	// Query is added to the URL's own.
 	Query  map[string]string
 	Header map[string]string
-	Body   string
+	// Cookies are sent with this request, besides those of the identity.
+	Cookies map[string]string
+	Body    string
 }
 
 // New makes the request. Its body can be sent again after a redirect.
@@ -46,6 +50,16 @@ func (r Request) New(ctx context.Context) (*http.Request, error) {
 		if strings.EqualFold(k, "Host") {
 			req.Host = v
 		}
+	}
+	if len(r.Cookies) > 0 {
+		var pairs []string
+		if own := req.Header.Get("Cookie"); own != "" {
+			pairs = append(pairs, own)
+		}
+		for _, name := range slices.Sorted(maps.Keys(r.Cookies)) {
+			pairs = append(pairs, name+"="+r.Cookies[name])
+		}
+		req.Header.Set("Cookie", strings.Join(pairs, "; "))
 	}
 	return req, nil
 }

@@ -25,10 +25,11 @@ type Session struct {
 	// Log carries the stream's name already.
 	Log *slog.Logger
 
-	watch  *watch.Watch
-	bytes  *atomic.Uint64
-	budget *sse.Budget
-	odd    func(kind, first string)
+	watch   *watch.Watch
+	traffic *traffic
+	budget  *sse.Budget
+	// odd is told what the feed's format drops, and whether that was an event.
+	odd func(kind, first string, event bool)
 }
 
 // Watch puts the feed's body under the stream's watch: bytes read from it
@@ -39,17 +40,39 @@ func (s *Session) Watch(body io.ReadCloser) io.ReadCloser {
 	if s.watch == nil {
 		return body // a session made by hand, in a plugin's test
 	}
-	return &countedBody{s.watch.Reader(body), s.bytes}
+	c := &countedBody{ReadCloser: s.watch.Reader(body), traffic: s.traffic}
+	if w, ok := body.(interface{ Wire() int64 }); ok {
+		c.wire = w.Wire
+	}
+	return c
 }
 
-// countedBody counts what a stream received after decompression.
+func (s *Session) oddity(kind, first string, event bool) {
+	if s.odd != nil {
+		s.odd(kind, first, event)
+	}
+}
+
+// traffic counts what a stream received through one exit.
+type traffic struct{ decoded, wire atomic.Uint64 }
+
+// countedBody counts what is read from it.
 type countedBody struct {
 	io.ReadCloser
-	n *atomic.Uint64
+	traffic *traffic
+	wire    func() int64 // what has arrived so far; nil where that is what is read
+	before  int64        // of wire
 }
 
 func (c *countedBody) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
-	c.n.Add(uint64(n))
+	c.traffic.decoded.Add(uint64(n))
+	if c.wire == nil {
+		c.traffic.wire.Add(uint64(n))
+		return n, err
+	}
+	now := c.wire()
+	c.traffic.wire.Add(uint64(now - c.before))
+	c.before = now
 	return n, err
 }

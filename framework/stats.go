@@ -1,6 +1,7 @@
 package framework
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -38,13 +39,20 @@ type StreamStats struct {
 	// counts them, too.
 	Filled      uint64 `json:"filled,omitempty"`
 	DeadLetters uint64 `json:"dead_letters"`
-	// Oddities counts what the feed's format drops without a word.
-	Oddities uint64 `json:"oddities"`
+	// Oddities counts what the feed's format drops without a word,
+	// OdditiesByKind the same by kind. Events that were too large are among
+	// the dead letters, too.
+	Oddities       uint64            `json:"oddities"`
+	OdditiesByKind map[string]uint64 `json:"oddities_by_kind,omitempty"`
 	// Buffered counts the connections on which a server or proxy on the way
 	// gathered events and sent them late, in bursts.
 	Buffered uint64 `json:"buffered"`
-	// Bytes is what was received, after decompression.
-	Bytes uint64 `json:"bytes"`
+	// Bytes is what was received, after decompression, WireBytes what came
+	// over the wire for that: the bodies of the feed's answers, without their
+	// heads and the framing of HTTP and TLS. Exits has both by exit.
+	Bytes     uint64             `json:"bytes"`
+	WireBytes uint64             `json:"wire_bytes"`
+	Exits     map[string]Traffic `json:"exits,omitempty"`
 	// Reconnects counts the connections after the first, by why the one
 	// before ended.
 	Reconnects map[Cause]uint64 `json:"reconnects"`
@@ -72,6 +80,12 @@ type StreamStats struct {
 	// Resume how long it took from the end of a connection to the next event.
 	SilenceDetect Spread `json:"silence_detect_ms"`
 	Resume        Spread `json:"resume_ms"`
+}
+
+// Traffic is what a stream received through one exit.
+type Traffic struct {
+	Bytes     uint64 `json:"bytes"`
+	WireBytes uint64 `json:"wire_bytes"`
 }
 
 // SinkStats is the account of one sink, of this run.
@@ -134,16 +148,16 @@ type streamStats struct {
 	name       string
 	events     atomic.Uint64
 	dead       atomic.Uint64
-	bytes      atomic.Uint64
+	asides     atomic.Uint64 // events beside the feed's own
 	ignored    atomic.Uint64
 	duplicates atomic.Uint64
-	oddities   atomic.Uint64
 	buffered   atomic.Uint64
 
 	mu sync.Mutex
 	// What follows is guarded by mu. The fields that StreamStats has are kept
 	// in it.
 	is              StreamStats
+	exits           map[string]*traffic
 	lastID          []byte
 	began, over     time.Time
 	opened          bool // there has been a connection
@@ -242,6 +256,39 @@ func (s *streamStats) count(n *uint64) {
 	*n++
 }
 
+// odd counts an oddity and tells whether it is the first of its kind.
+func (s *streamStats) odd(kind string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.is.OdditiesByKind == nil {
+		s.is.OdditiesByKind = map[string]uint64{}
+	}
+	s.is.Oddities++
+	s.is.OdditiesByKind[kind]++
+	return s.is.OdditiesByKind[kind] == 1
+}
+
+// maxExits bounds the exits told apart: a pool may know any number.
+const maxExits = 256
+
+// through is the account of an exit.
+func (s *streamStats) through(exit string) *traffic {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.exits[exit] == nil && len(s.exits) >= maxExits {
+		exit = "others"
+	}
+	t := s.exits[exit]
+	if t == nil {
+		if s.exits == nil {
+			s.exits = map[string]*traffic{}
+		}
+		t = &traffic{}
+		s.exits[exit] = t
+	}
+	return t
+}
+
 func (s *streamStats) silence(waited time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -303,9 +350,17 @@ func (s *streamStats) snapshot(now time.Time) StreamStats {
 	defer s.mu.Unlock()
 	out := s.is
 	out.Name = s.name
-	out.Events = s.events.Load()
+	out.Events = s.events.Load() + s.asides.Load()
 	out.DeadLetters, out.Ignored = s.dead.Load(), s.ignored.Load()
-	out.DuplicatesDropped, out.Oddities, out.Bytes = s.duplicates.Load(), s.oddities.Load(), s.bytes.Load()
+	out.DuplicatesDropped = s.duplicates.Load()
+	out.OdditiesByKind = maps.Clone(s.is.OdditiesByKind)
+	out.Exits = make(map[string]Traffic, len(s.exits))
+	for exit, t := range s.exits {
+		x := Traffic{Bytes: t.decoded.Load(), WireBytes: t.wire.Load()}
+		out.Exits[exit] = x
+		out.Bytes += x.Bytes
+		out.WireBytes += x.WireBytes
+	}
 	out.Buffered = s.buffered.Load()
 	out.Reconnects = map[Cause]uint64{}
 	for c, n := range s.is.Reconnects {

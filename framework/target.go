@@ -44,6 +44,16 @@ type Connection interface {
 	Close() error
 }
 
+// Announcer is a [Connection] that may hear beforehand that the site is about to
+// end it, as by GOAWAY of HTTP/2: the engine then opens its successor while it
+// still brings events.
+type Announcer interface {
+	// OnLeaving arranges for f to be called once, in a goroutine of its own,
+	// when the site has announced the end. stop calls that off; it tells
+	// whether it came in time.
+	OnLeaving(f func()) (stop func() bool)
+}
+
 // Decoder is a [Target] that makes its own records of an event. It is called
 // after the journal, once for each sink, so that a changed decoder applies
 // from each sink's position on; it must be a pure function of the event.

@@ -64,8 +64,30 @@ type Stream struct {
 	Headers map[string]auth.Secret `yaml:"headers"`
 	// Parameters to add to the query of `url`.
 	Query map[string]auth.Secret `yaml:"query"`
+	// Cookies to send with the request, besides those of the login.
+	Cookies map[string]auth.Secret `yaml:"cookies"`
 	// The body of the request.
 	Body auth.Secret `yaml:"body"`
+	// A file with the body of the request, sent byte for byte, up to 16MiB.
+	BodyFile Path `yaml:"body_file"`
+	// The format of the feed: Server-Sent Events, or one JSON value a line.
+	// `auto` goes by the content type, and takes any other type for a wrong
+	// answer; the others read whatever is not an HTML page.
+	Wire framework.Wire `yaml:"wire" default:"auto" enum:"auto,sse,ndjson"`
+	// How the data of the events is packed. `base64` is undone before anything
+	// but `done` looks at the data; what cannot be undone is kept as it came,
+	// and counted.
+	Payload string `yaml:"payload" default:"text" enum:"text,base64"`
+	// How the stream goes on where it was.
+	Resume ResumeBy `yaml:"resume"`
+	// JSON in a page to read before the first event of each connection.
+	Preface *Preface `yaml:"preface"`
+	// What to do about answers that are not the feed, by status; 200 stands
+	// for an answer of another content type. Without an entry: 204 ends the
+	// stream; 401, and a page in the feed's place, log in again; 403 changes
+	// the exit; 429 and 503 wait as long as the site asks for; all others
+	// connect again after a wait.
+	Answers map[string]Answer `yaml:"answers"`
 	// The cursor to begin at when the stream is held for the very first time,
 	// such as an event id. Without it the site decides.
 	From string `yaml:"from"`
@@ -80,8 +102,11 @@ type Stream struct {
 	// How long the line may bring no event of the types kept, while heartbeats
 	// or comments keep coming, before it is taken for dead. 0s: for ever.
 	QuietAfter Duration `yaml:"quiet_after" default:"0s"`
-	// The longest event. A longer one is skipped and counted.
+	// The longest event.
 	MaxEvent Size `yaml:"max_event" default:"16MiB" min:"1" max:"64MiB"`
+	// What becomes of a longer one: `skip` counts it as a dead letter, `fail`
+	// ends the stream with an error.
+	OnTooLarge string `yaml:"on_too_large" default:"skip" enum:"skip,fail"`
 	// The data of the event that ends a finite stream for good, such as
 	// "[DONE]". It is not recorded.
 	Done string `yaml:"done"`
@@ -106,6 +131,7 @@ type Stream struct {
 	// section they stay missing.
 	Backfill *Backfill `yaml:"backfill"`
 
+	body    string // of BodyFile
 	section *section
 }
 
@@ -252,9 +278,7 @@ func (st *Stream) check(s *section) {
 		}
 	}
 	checkHeaders(s, "headers", st.Headers)
-	if s.has("body") && st.Method == http.MethodGet {
-		s.wrong("body", "a GET request has no body", "write method: POST, or remove body")
-	}
+	st.checkRequest(s)
 	if st.Backfill != nil && st.Backfill.ID == "" && st.Sequence == "" && s.good("backfill") {
 		s.wrong("backfill", "backfill has no id, and the stream has no sequence", "name the field that holds the number of an event")
 	}

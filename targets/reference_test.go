@@ -23,6 +23,9 @@ var chapters = []struct {
 }{
 	{"Target file", reflect.TypeFor[File]()},
 	{"streams[]", reflect.TypeFor[Stream]()},
+	{"streams[].resume", reflect.TypeFor[ResumeBy]()},
+	{"streams[].preface", reflect.TypeFor[Preface]()},
+	{"streams[].answers.STATUS", reflect.TypeFor[Answer]()},
 	{"streams[].reconnect", reflect.TypeFor[Reconnect]()},
 	{"streams[].backfill", reflect.TypeFor[Backfill]()},
 	{"auth", reflect.TypeFor[Auth]()},
@@ -175,7 +178,7 @@ func nameOf(t reflect.Type) string {
 		return "path"
 	case reflect.TypeFor[auth.Secret]():
 		return "secret"
-	case reflect.TypeFor[Demo]():
+	case reflect.TypeFor[Demo](), reflect.TypeFor[Answer]():
 		return "text or section"
 	case reflect.TypeFor[Exit]():
 		return "secret or section"

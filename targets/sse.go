@@ -10,8 +10,8 @@ import (
 	"github.com/holdline/scrape/framework"
 )
 
-// SSE is the plugin `sse`, a [Plugin]: it reads Server-Sent Events over HTTP
-// as the streams of the file describe them, and has no options.
+// SSE is the plugin `sse`, a [Plugin]: it reads Server-Sent Events and JSON
+// lines over HTTP as the streams of the file describe them, and has no options.
 func SSE(f *File, decode func(into any) error) (framework.Target, error) {
 	if err := decode(&struct{}{}); err != nil {
 		return nil, err
@@ -53,16 +53,7 @@ func (t sseTarget) Open(ctx context.Context, s *framework.Session, from framewor
 	if !ok {
 		return nil, fmt.Errorf("the target file has no stream %s", s.Stream)
 	}
-	sse := framework.SSE{
-		Request: framework.Request{
-			URL:    st.URL,
-			Method: st.Method,
-			Query:  reveal(st.Query),
-			Header: reveal(st.Headers),
-			Body:   st.Body.Reveal(),
-		},
-		Options: framework.SSEOptions{MaxEvent: int64(st.MaxEvent), Done: st.Done, StopAtEnd: st.OnEnd == "stop"},
-	}
+	sse := st.request()
 	c, err := sse.Open(ctx, s, from)
 	if failed, ok := errors.AsType[*url.Error](err); ok {
 		// It names the whole address, with the secrets of the query.
