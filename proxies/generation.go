@@ -27,7 +27,7 @@ func (p *Pool) Update(exits []Exit) error {
 	if err != nil {
 		return err
 	}
-	now := time.Now()
+	now, added := time.Now(), 0
 	old := map[string]*exit{}
 	for _, e := range p.exits {
 		old[e.base] = e
@@ -49,11 +49,12 @@ func (p *Pool) Update(exits []Exit) error {
 		}
 		kept := p.config.Commons.memory(p.config.Name + "/" + x.Name)
 		e := p.exit(x, kept.Generation)
+		added++
 		e.since, e.seen = kept.Since, kept.Address
 		list = append(list, e)
 	}
-	if p.exits != nil {
-		p.note(slog.LevelInfo, "exits changed", slog.Int("exits", len(list)), slog.Int("removed", len(old)))
+	if p.exits != nil && added+len(old) > 0 {
+		p.note(slog.LevelInfo, "exits changed", slog.Int("exits", len(list)), slog.Int("added", added), slog.Int("removed", len(old)))
 	}
 	p.exits = list
 	for _, e := range old {

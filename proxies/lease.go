@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -132,15 +132,24 @@ func (l *Lease) DialContext(ctx context.Context, network, addr string) (net.Conn
 		l.free(l.exit.slots)
 		return nil, err
 	}
-	release := sync.OnceFunc(func() { l.free(l.exit.account.slots, l.exit.slots) })
+	// The slots are held by the connection, and by the dial until the pool knows its result: a waiter must not send a password
+	// that has just been refused.
+	var holds atomic.Int32
+	holds.Store(1)
+	release := func() {
+		if holds.Add(-1) == 0 {
+			l.free(l.exit.account.slots, l.exit.slots)
+		}
+	}
+	defer release()
 	begun := time.Now()
 	trying, err := l.begin(ctx, begun)
 	if err != nil {
-		release()
 		return nil, err
 	}
 	echoed := l.pool.echo(ctx, l.exit, begun)
 	c, seen, err := l.pool.dialer.dial(ctx, l.exit.Exit, network, addr, func(c net.Conn) net.Conn {
+		holds.Add(1)
 		return newConn(c, l.exit, release)
 	})
 	l.pool.mu.Lock()
@@ -160,7 +169,6 @@ func (l *Lease) DialContext(ctx context.Context, network, addr string) (net.Conn
 		if c != nil {
 			c.Close()
 		}
-		release()
 		return nil, err
 	}
 	return c, nil

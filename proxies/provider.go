@@ -161,7 +161,7 @@ func ParseProvider(name string, data []byte) (*Provider, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("provider %s, line %d: %w", name, 1+bytes.Count(data[:min(int(d.InputOffset()), len(data))], []byte("\n")), err)
+		return nil, fmt.Errorf("provider %s, line %d: %w", name, lineOf(data, d.InputOffset(), err), err)
 	}
 	if err := p.file.validate(); err != nil {
 		return nil, fmt.Errorf("provider %s: %w", name, err)
@@ -172,6 +172,23 @@ func ParseProvider(name string, data []byte) (*Provider, error) {
 		}
 	}
 	return p, nil
+}
+
+// lineOf finds the line of an error, which the decoder knows in three ways.
+func lineOf(data []byte, offset int64, err error) int {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
+		offset = syntax.Offset
+	case errors.As(err, &kind):
+		offset = kind.Offset
+	default:
+		if _, field, ok := strings.Cut(err.Error(), "unknown field "); ok {
+			offset = int64(max(bytes.Index(data, []byte(field)), 0))
+		}
+	}
+	return 1 + bytes.Count(data[:min(int(offset), len(data))], []byte("\n"))
 }
 
 func (f *providerFile) validate() error {
