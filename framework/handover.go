@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -44,12 +45,17 @@ func (r *runner) plan(ctx context.Context, cancel context.CancelFunc, l *line, a
 			at, cause = end, CauseLease
 		}
 	}
-	if at.IsZero() {
+	removed := a.id.lease.removed()
+	if at.IsZero() && removed.Done() == nil {
 		return func() {}
 	}
 	own, stop := context.WithCancel(ctx)
+	var begun atomic.Bool
 	done := make(chan struct{})
-	timer := time.AfterFunc(max(time.Until(at), 0), func() {
+	begin := func(cause Cause) {
+		if begun.Swap(true) {
+			return
+		}
 		defer close(done)
 		for !r.handover(own, ctx, cancel, l, a, cause) {
 			select {
@@ -58,10 +64,20 @@ func (r *runner) plan(ctx context.Context, cancel context.CancelFunc, l *line, a
 			case <-time.After(handoverRetry):
 			}
 		}
-	})
+	}
+	// An exit that was taken out of its pool is left like one whose time is up.
+	kept := context.AfterFunc(removed, func() { begin(CauseLease) })
+	var timer *time.Timer
+	if !at.IsZero() {
+		timer = time.AfterFunc(max(time.Until(at), 0), func() { begin(cause) })
+	}
 	return func() {
 		stop()
-		if !timer.Stop() {
+		kept()
+		if timer != nil {
+			timer.Stop()
+		}
+		if begun.Swap(true) {
 			<-done // it ends soon: its context has ended
 		}
 	}
@@ -119,6 +135,7 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 		if b.watch != nil {
 			b.watch.Stop()
 		}
+		b.free()
 		id.release()
 		if ctx.Err() != nil {
 			return true
@@ -148,7 +165,7 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 // site's, of the proxy's or of ours.
 func crowded(err error) bool {
 	o := outcomeOf(err)
-	return o.Status == http.StatusTooManyRequests || o.Status == http.StatusConflict || o.Layer == LayerProxyCapacity
+	return o.Status == http.StatusTooManyRequests || o.Status == http.StatusConflict || o.Layer == LayerProxyCapacity || o.Layer == LayerLimit
 }
 
 // inherit lets a waiting successor take over at once because its old line, l,
