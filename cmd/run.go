@@ -121,6 +121,7 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 	if err != nil {
 		return fail(ExitUsage, err)
 	}
+	defer w.keepExits(ctx)()
 	dead := &deadLetters{path: filepath.Join(o.data, "dead-letters.jsonl")}
 	defer dead.close()
 	config.DeadLetter = dead.keep

@@ -35,12 +35,17 @@ type wiring struct {
 	adopt   []string
 	log     *slog.Logger
 
-	pools  map[string]*proxies.Pool     // by name in scrape.yaml
-	limits map[string]*framework.Limits // by host
-	budget *sse.Budget
+	seed     string           // the same after a restart
+	commons  *proxies.Commons // what all pools share
+	followed []followed
+	pools    map[string]*proxies.Pool     // by name in scrape.yaml
+	limits   map[string]*framework.Limits // by host
+	budget   *sse.Budget
 }
 
 func (w *wiring) config() (framework.Config, error) {
+	w.seed = string(w.journal.ID())
+	w.recallExits()
 	w.pools, w.limits, w.budget = map[string]*proxies.Pool{}, map[string]*framework.Limits{}, sse.NewBudget(unfinishedBytes)
 	c := framework.Config{Journal: w.journal, Log: w.log}
 	known := []string{}
@@ -70,12 +75,13 @@ func (w *wiring) stream(f *targets.File, st *targets.Stream, identities *framewo
 	host := framework.Request{URL: st.URL}.Host()
 	limits := w.limits[host]
 	if limits == nil {
-		limits = &framework.Limits{ConnectsPerSecond: f.Limits.ConnectsPerSecond, Burst: f.Limits.Burst}
+		limits = &framework.Limits{ConnectsPerSecond: f.Limits.ConnectsPerSecond, Burst: f.Limits.Burst, StreamsPerHost: f.Limits.StreamsPerHost}
 		w.limits[host] = limits
 	}
 	// Two targets may name one host: the stricter wish counts.
 	limits.ConnectsPerSecond = min(limits.ConnectsPerSecond, f.Limits.ConnectsPerSecond)
 	limits.Burst = min(limits.Burst, f.Limits.Burst)
+	limits.StreamsPerHost = min(limits.StreamsPerHost, f.Limits.StreamsPerHost)
 	held := &framework.Stream{
 		Name:         f.Name + "/" + st.Name,
 		Target:       f.Target,
@@ -141,7 +147,7 @@ func (w *wiring) sink(f *targets.File, s *targets.Sink) framework.SinkConfig {
 }
 
 func (w *wiring) identities(f *targets.File) (*framework.Identities, error) {
-	c := framework.IdentityConfig{Key: f.Name, Log: w.log.With("target", f.Name)}
+	c := framework.IdentityConfig{Key: f.Name, MaxStreams: f.Limits.StreamsPerCredential, Log: w.log.With("target", f.Name)}
 	addresses := []string{}
 	for i := range f.Streams {
 		addresses = append(addresses, f.Streams[i].URL)
@@ -162,7 +168,7 @@ func (w *wiring) identities(f *targets.File) (*framework.Identities, error) {
 	var err error
 	if p := f.Proxies; p != nil {
 		c.Kind, c.Fallback = p.Kind, p.Fallback
-		if c.Pool, err = w.pool(p); err != nil {
+		if c.Pool, err = w.pool(f); err != nil {
 			return nil, err
 		}
 	}
@@ -180,27 +186,6 @@ func (w *wiring) identities(f *targets.File) (*framework.Identities, error) {
 		})
 	}
 	return framework.NewIdentities(c), nil
-}
-
-// pool makes the pool of a target, or takes the one that targets share.
-func (w *wiring) pool(p *targets.Proxies) (*proxies.Pool, error) {
-	exits := &p.Exits
-	if p.Pool != "" {
-		if shared := w.pools[p.Pool]; shared != nil {
-			return shared, nil
-		}
-		exits = &w.worker.Pools[p.Pool].Exits
-	}
-	pool, err := proxies.New(proxies.Config{
-		Exits:           exits.List(),
-		MaxConnsPerExit: exits.MaxConns,
-		Seed:            string(w.journal.ID()), // the same choice after a restart
-		Log:             w.log,
-	})
-	if err == nil && p.Pool != "" {
-		w.pools[p.Pool] = pool
-	}
-	return pool, err
 }
 
 func (w *wiring) source(f *targets.File) (auth.Source, error) {

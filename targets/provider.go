@@ -95,6 +95,10 @@ func (e *Exits) checkProvider(s *section) {
 	if !s.good("provider") {
 		return
 	}
+	if s.has("account") && !nameForm.MatchString(e.Account) {
+		s.wrong("account", `"account" is `+show(e.Account), nameRemedy)
+		return
+	}
 	p, err := e.provider(s.d)
 	if err != nil {
 		message, remedy, _ := strings.Cut(err.Error(), ": those built in are ")
