@@ -60,6 +60,9 @@ func (p *Pool) Update(exits []Exit) error {
 	for _, e := range old {
 		p.retire(e)
 		e.remove()
+		if !slices.ContainsFunc(list, func(x *exit) bool { return x.base == e.base }) {
+			delete(p.config.Commons.kept, p.config.Name+"/"+e.base)
+		}
 	}
 	return nil
 }

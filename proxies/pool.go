@@ -64,7 +64,7 @@ type Config struct {
 
 func (c *Config) setDefaults() error {
 	if len(c.Exits) == 0 {
-		return errors.New("proxies: no exits: give at least one, or Exit{} to leave directly")
+		return errNoExits
 	}
 	for name, d := range map[string]time.Duration{
 		"Quarantine": c.Quarantine, "MaxQuarantine": c.MaxQuarantine, "WaitTimeout": c.WaitTimeout,
