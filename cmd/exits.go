@@ -16,6 +16,12 @@ import (
 	"github.com/holdline/scrape/targets"
 )
 
+// namedPool is a pool and what people call it.
+type namedPool struct {
+	name string
+	pool *proxies.Pool
+}
+
 // followed is a pool whose exits stand in a file.
 type followed struct {
 	pool  *proxies.Pool
@@ -46,6 +52,7 @@ func (w *wiring) pool(f *targets.File) (*proxies.Pool, error) {
 	if f.Proxies.Pool != "" {
 		w.pools[f.Proxies.Pool] = pool
 	}
+	w.kept = append(w.kept, namedPool{name, pool})
 	if exits.File != "" {
 		w.followed = append(w.followed, followed{pool, exits})
 	}

@@ -35,7 +35,15 @@ Exit codes: 0 every exit works, 1 some do not.`,
 		RunE: func(c *cobra.Command, paths []string) error { return a.testProxies(c.Context(), paths, config) },
 	}
 	configFlag(test, &config)
-	c.AddCommand(test)
+	var data string
+	list := &cobra.Command{
+		Use: "list", Short: "Show the exits of the worker that is running", Args: cobra.NoArgs,
+		Long: `list asks the worker that runs with this data directory for its exits, and
+prints their state, what they carry, and why they are out where they are.`,
+		RunE: func(c *cobra.Command, _ []string) error { return a.listProxies(c.Context(), data) },
+	}
+	list.Flags().StringVar(&data, "data", "data", "the data directory of the worker")
+	c.AddCommand(test, list)
 	return c
 }
 

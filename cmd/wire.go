@@ -38,6 +38,7 @@ type wiring struct {
 	seed     string           // the same after a restart
 	commons  *proxies.Commons // what all pools share
 	followed []followed
+	kept     []namedPool                  // all pools, for `scrape proxies list`
 	pools    map[string]*proxies.Pool     // by name in scrape.yaml
 	limits   map[string]*framework.Limits // by host
 	budget   *sse.Budget
