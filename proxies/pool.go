@@ -4,6 +4,9 @@
 // http.Transport.DialContext. The pool counts connections against each exit's cap, remembers which exits fail and rests them,
 // and learns from every dial by itself and from what Lease.Report is told.
 //
+// Exits are written by hand, read from a list (ParseList), or made of what is wanted of a Provider, whose sessions rotate by
+// generations and keep their names over a restart.
+//
 // Errors are sorted by layer (see DialError.Layer), because remedies are.
 //
 // The package deliberately knows neither credentials of targets, nor cookies, nor what is read through a connection, and it

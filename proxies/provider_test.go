@@ -2,6 +2,7 @@ package proxies
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -271,6 +272,9 @@ func TestProviderHeadersAndSecrets(t *testing.T) {
 	srv := connectProxy(t, &proxyServer{user: "s3cret-user", password: "another", heard: func(h http.Header) { heard <- h }}, nil)
 	exits[0].session.plan.address = form{{parts: []part{{text: srv.addr}}}}
 	derr := dialOnce(lease(t, newPool(t, Config{Exits: exits}), Request{}))
+	if s := fmt.Sprintf("%v %+v %#v", Subscription{User: "s3cret", Password: "s3cret"}, exits, exits[0]); strings.Contains(s, "s3cret") {
+		t.Errorf("printed: %s", s)
+	}
 	if h := <-heard; h.Get("X-Session") != "abab" {
 		t.Errorf("CONNECT had the headers %v", h)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/url"
@@ -37,6 +38,15 @@ type Subscription struct {
 	MaxConns, AccountConns int
 	AccountBudget          int64
 }
+
+// String names the account, without its secrets.
+func (s Subscription) String() string { return "subscription " + s.Account }
+
+// GoString is String, so that %#v shows no secrets.
+func (s Subscription) GoString() string { return s.String() }
+
+// LogValue is String, so that a logged subscription shows no secrets.
+func (s Subscription) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
 // SettingError is a wish that the provider does not grant. Its text never holds a secret.
 type SettingError struct {
