@@ -109,6 +109,8 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 	if err != nil {
 		return fail(ExitUsage, err)
 	}
+	defer w.keepExits(ctx)()
+	defer w.serveControl()()
 	dead := &deadLetters{path: filepath.Join(o.data, "dead-letters.jsonl")}
 	defer dead.close()
 	config.DeadLetter = dead.keep

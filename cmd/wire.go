@@ -30,7 +30,7 @@ type wiring struct {
 	files   []*targets.File
 	worker  *targets.Worker
 	journal framework.Journal
-	seed    string           // of the choice of exits
+	seed    string           // of the choice of exits, the same after a restart
 	runtime *browser.Runtime // nil when no target needs a browser
 	kept    *store.Store     // nil when no credentials are kept
 	hooks   map[string]browser.Hook
@@ -41,13 +41,17 @@ type wiring struct {
 	adopt   []string
 	log     *slog.Logger
 
-	pools  map[string]*proxies.Pool     // by name in scrape.yaml
-	limits map[string]*framework.Limits // by host
-	budget *sse.Budget
+	commons  *proxies.Commons // what all pools share
+	followed []followed
+	named    []namedPool                  // all pools, for `scrape proxies list`
+	pools    map[string]*proxies.Pool     // by name in scrape.yaml
+	limits   map[string]*framework.Limits // by host
+	budget   *sse.Budget
 }
 
-// reset has nothing shared yet.
+// reset has nothing shared yet, but what an earlier run has kept of the exits.
 func (w *wiring) reset() {
+	w.recallExits()
 	w.pools, w.limits, w.budget = map[string]*proxies.Pool{}, map[string]*framework.Limits{}, sse.NewBudget(unfinishedBytes)
 }
 
@@ -81,12 +85,13 @@ func (w *wiring) stream(f *targets.File, st *targets.Stream, identities *framewo
 	host := framework.Request{URL: st.URL}.Host()
 	limits := w.limits[host]
 	if limits == nil {
-		limits = &framework.Limits{ConnectsPerSecond: f.Limits.ConnectsPerSecond, Burst: f.Limits.Burst}
+		limits = &framework.Limits{ConnectsPerSecond: f.Limits.ConnectsPerSecond, Burst: f.Limits.Burst, StreamsPerHost: f.Limits.StreamsPerHost}
 		w.limits[host] = limits
 	}
 	// Two targets may name one host: the stricter wish counts.
 	limits.ConnectsPerSecond = min(limits.ConnectsPerSecond, f.Limits.ConnectsPerSecond)
 	limits.Burst = min(limits.Burst, f.Limits.Burst)
+	limits.StreamsPerHost = min(limits.StreamsPerHost, f.Limits.StreamsPerHost)
 	held := &framework.Stream{
 		Name:         f.Name + "/" + st.Name,
 		Target:       f.Target,
@@ -152,7 +157,7 @@ func (w *wiring) sink(f *targets.File, s *targets.Sink) framework.SinkConfig {
 }
 
 func (w *wiring) identities(f *targets.File) (*framework.Identities, error) {
-	c := framework.IdentityConfig{Key: f.Name, Log: w.log.With("target", f.Name)}
+	c := framework.IdentityConfig{Key: f.Name, MaxStreams: f.Limits.StreamsPerCredential, Log: w.log.With("target", f.Name)}
 	addresses := []string{}
 	for i := range f.Streams {
 		addresses = append(addresses, f.Streams[i].URL)
@@ -173,7 +178,7 @@ func (w *wiring) identities(f *targets.File) (*framework.Identities, error) {
 	var err error
 	if p := f.Proxies; p != nil {
 		c.Kind, c.Fallback = p.Kind, p.Fallback
-		if c.Pool, err = w.pool(p); err != nil {
+		if c.Pool, err = w.pool(f); err != nil {
 			return nil, err
 		}
 	}
@@ -183,27 +188,6 @@ func (w *wiring) identities(f *targets.File) (*framework.Identities, error) {
 		}
 	}
 	return framework.NewIdentities(c), nil
-}
-
-// pool makes the pool of a target, or takes the one that targets share.
-func (w *wiring) pool(p *targets.Proxies) (*proxies.Pool, error) {
-	exits := &p.Exits
-	if p.Pool != "" {
-		if shared := w.pools[p.Pool]; shared != nil {
-			return shared, nil
-		}
-		exits = &w.worker.Pools[p.Pool].Exits
-	}
-	pool, err := proxies.New(proxies.Config{
-		Exits:           exits.List(),
-		MaxConnsPerExit: exits.MaxConns,
-		Seed:            w.seed, // the same choice after a restart
-		Log:             w.log,
-	})
-	if err == nil && p.Pool != "" {
-		w.pools[p.Pool] = pool
-	}
-	return pool, err
 }
 
 // deadLetters keeps dead letters as JSON lines.

@@ -46,7 +46,8 @@ func (r *runner) plan(ctx context.Context, cancel context.CancelFunc, l *line, a
 			at, cause = end, CauseLease
 		}
 	}
-	if at.IsZero() && announcer == nil {
+	removed := a.id.lease.removed()
+	if at.IsZero() && announcer == nil && removed.Done() == nil {
 		return func() {}
 	}
 	own, stop := context.WithCancel(ctx)
@@ -73,10 +74,13 @@ func (r *runner) plan(ctx context.Context, cancel context.CancelFunc, l *line, a
 	if !at.IsZero() {
 		undue = time.AfterFunc(max(time.Until(at), 0), func() { change(cause) }).Stop
 	}
+	// An exit that was taken out of its pool is left like one whose time is up.
+	kept := context.AfterFunc(removed, func() { change(CauseLease) })
 	return func() {
 		stop()
 		unheard()
 		undue()
+		kept()
 		if begun.Swap(true) {
 			<-done // it ends soon: its context has ended
 		}
@@ -137,6 +141,7 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 		if b.watch != nil {
 			b.watch.Stop()
 		}
+		b.free()
 		b.id.release()
 		if ctx.Err() != nil {
 			return true
@@ -166,7 +171,7 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 // site's, of the proxy's or of ours.
 func crowded(err error) bool {
 	o := outcomeOf(err)
-	return o.Status == http.StatusTooManyRequests || o.Status == http.StatusConflict || o.Layer == LayerProxyCapacity
+	return o.Status == http.StatusTooManyRequests || o.Status == http.StatusConflict || o.Layer == LayerProxyCapacity || o.Layer == LayerLimit
 }
 
 // inherit lets a waiting successor take over at once because its old line, l,

@@ -43,7 +43,10 @@ type IdentityConfig struct {
 	OpenTimeout time.Duration
 	// TLS is for connections to the site; nil means Go's defaults.
 	TLS *tls.Config
-	Log *slog.Logger
+	// MaxStreams is how many streams may be open at once with the credential;
+	// zero means any number.
+	MaxStreams int
+	Log        *slog.Logger
 }
 
 // DefaultUserAgent is what identities without a browser's send.
@@ -60,6 +63,7 @@ type Identities struct {
 	// making is held by the one caller that makes or replaces the identity;
 	// the others wait for it with their contexts.
 	making chan struct{}
+	gate   gate // of the open streams with the credential
 
 	mu        sync.Mutex
 	current   *identity
@@ -78,7 +82,11 @@ func NewIdentities(c IdentityConfig) *Identities {
 	if c.OpenTimeout <= 0 {
 		c.OpenTimeout = 15 * time.Second
 	}
-	return &Identities{config: c, making: make(chan struct{}, 1)}
+	m := &Identities{config: c, making: make(chan struct{}, 1)}
+	if c.Keeper != nil {
+		m.gate.what, m.gate.limit = "credential of "+c.Key, c.MaxStreams
+	}
+	return m
 }
 
 // identity is one generation of them. It lives as long as anybody holds it.
@@ -114,6 +122,14 @@ func (l *lease) expires() time.Time {
 		return time.Time{}
 	}
 	return l.Expires()
+}
+
+// removed ends when the exit is taken out of its pool.
+func (l *lease) removed() context.Context {
+	if l == nil {
+		return context.Background()
+	}
+	return l.Removed()
 }
 
 func (l *lease) via() auth.Via {

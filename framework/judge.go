@@ -26,10 +26,13 @@ func outcomeOf(err error) *Outcome {
 		http  *HTTPError
 		op    *net.OpError
 		dns   *net.DNSError
+		limit *LimitError
 	)
 	switch {
 	case errors.As(err, &hold): // its chain repeats an old failure: first
 		o.Layer = LayerCredential
+	case errors.As(err, &limit):
+		o.Layer = LayerLimit
 	case errors.As(err, &http):
 		o.Layer, o.Status, o.Header, o.Body = LayerTarget, http.Status, http.Header, http.Body
 	case errors.As(err, &dial):
@@ -53,6 +56,8 @@ func proxyLayer(name string) Layer {
 		return LayerProxyCapacity
 	case proxies.LayerTarget:
 		return LayerConnect
+	case proxies.LayerIdentity:
+		return LayerIdentity
 	default:
 		return LayerExit
 	}
@@ -71,6 +76,11 @@ func Judge(o *Outcome) Verdict {
 		v.Cause = CauseProxyCapacity
 	case LayerExit:
 		v.Cause, v.Remedy = CauseExit, Rotate
+	case LayerIdentity:
+		// The credential was bound to an address that is gone.
+		v.Cause, v.Remedy = CauseIdentity, Rotate
+	case LayerLimit:
+		v.Cause = CauseLimit
 	case LayerCredential:
 		v.Cause = CauseLogin
 		var hold *auth.HoldError

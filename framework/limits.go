@@ -15,13 +15,32 @@ type Limits struct {
 	// how many may be made at once; zero means 2 and 4.
 	ConnectsPerSecond float64
 	Burst             int
+	// StreamsPerHost is how many streams may be open to a host at once; zero
+	// means any number.
+	StreamsPerHost int
 
 	mu    sync.Mutex
 	hosts map[string]*rate.Limiter
+	gates map[string]*gate
 }
 
 // Wait blocks until one more connection attempt to the host is allowed.
 func (l *Limits) Wait(ctx context.Context, host string) error { return l.limiter(host).Wait(ctx) }
+
+// gate counts the open streams of a host.
+func (l *Limits) gate(host string) *gate {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	g := l.gates[host]
+	if g == nil {
+		g = &gate{what: "host " + host, limit: l.StreamsPerHost}
+		if l.gates == nil {
+			l.gates = map[string]*gate{}
+		}
+		l.gates[host] = g
+	}
+	return g
+}
 
 func (l *Limits) limiter(host string) *rate.Limiter {
 	l.mu.Lock()

@@ -102,6 +102,16 @@ type attempt struct {
 	from   Cursor
 	events uint64 // of the kept types
 	missed bool   // an event was read that was not taken: the connection's cursor is ahead
+	places []func()
+}
+
+// free gives back the places that the attempt holds among the open streams of
+// its host and its credential.
+func (a *attempt) free() {
+	for _, leave := range a.places {
+		leave()
+	}
+	a.places = nil
 }
 
 // streak is what a line remembers from one connection to the next.
@@ -248,6 +258,17 @@ func (r *runner) connect(ctx context.Context, l *line, s *streak) (*attempt, err
 
 // open opens the connection of an attempt that has its identity.
 func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) error {
+	r.mu.Lock()
+	waiting := l.waiting
+	r.mu.Unlock()
+	for _, g := range []*gate{r.Limits.gate(r.Host), &r.Identities.gate} {
+		// A successor does not wait for the place that its old line has.
+		leave, err := g.enter(ctx, r.Name, !waiting)
+		if err != nil {
+			return err
+		}
+		a.places = append(a.places, leave)
+	}
 	if err := r.Limits.Wait(ctx, r.Host); err != nil {
 		return err
 	}
@@ -259,7 +280,6 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 	}
 	r.mu.Lock()
 	a.from = r.resumeFrom()
-	waiting := l.waiting
 	r.mu.Unlock()
 	a.watch = watch.New(watch.Config{
 		Stale: r.stale(silences), Rhythm: r.learning(), Quiet: r.QuietAfter,
@@ -355,9 +375,11 @@ func (r *runner) leave(l *line, a *attempt, s *streak, cause Cause) {
 		s.prev = a.id
 	}
 	if a.conn == nil {
+		a.free()
 		return
 	}
 	a.conn.Close()
+	a.free()
 	if c, ok := a.conn.(interface{ Cursor() Cursor }); ok && !a.missed {
 		r.moved(l, c.Cursor())
 	}
@@ -562,6 +584,8 @@ func poolOutcome(o *Outcome) proxies.Outcome {
 		return proxies.TargetRefused
 	case o.Layer == LayerExit:
 		return proxies.ExitFailed
+	case o.Layer == LayerIdentity:
+		return proxies.Unused
 	default:
 		return proxies.Healthy
 	}

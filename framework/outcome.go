@@ -13,6 +13,8 @@ const (
 	LayerProxyAuth     Layer = "proxy_auth"     // the proxy refuses our password
 	LayerProxyCapacity Layer = "proxy_capacity" // the proxy has no slot for us
 	LayerExit          Layer = "exit"           // the proxy or its exit is dead, or the line to it
+	LayerIdentity      Layer = "identity"       // the exit leaves from another address: what was bound to the old one is lost
+	LayerLimit         Layer = "limit"          // a cap of our own left no place
 	LayerCredential    Layer = "credential"     // a login failed
 	LayerConnect       Layer = "connect"        // the site's address cannot be reached
 	LayerTarget        Layer = "target"         // the site answered, and not with the stream
@@ -39,6 +41,8 @@ const (
 	CauseProxyAuth     Cause = "proxy_auth"     // the proxy refused our password
 	CauseProxyCapacity Cause = "proxy_capacity" // the proxy had no slot
 	CauseExit          Cause = "exit"           // the exit failed
+	CauseIdentity      Cause = "identity_lost"  // the address behind the exit changed under the identity
+	CauseLimit         Cause = "limit"          // a cap of our own on open streams
 	CauseLogin         Cause = "login_failed"   // no credential could be obtained
 	CauseRenewal       Cause = "renewal"        // planned: the credential was about to expire
 	CauseLease         Cause = "lease_end"      // planned: the lease was about to end

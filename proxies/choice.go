@@ -37,7 +37,7 @@ func (p *Pool) usable(kind Kind, target string, avoid []string, needHealthy bool
 	list, outs := p.picked[:0], p.readd[:0]
 	all, in := 0, 0
 	for _, e := range p.exits {
-		if kind != "" && e.Kind != kind || e.account.refused(now) != nil {
+		if kind != "" && e.Kind != kind || e.account.refused(now) != nil || e.overBudget(now) != nil {
 			continue
 		}
 		all++
@@ -46,7 +46,7 @@ func (p *Pool) usable(kind Kind, target string, avoid []string, needHealthy bool
 			continue
 		}
 		in++
-		if !e.resting(target, now) && !slices.Contains(avoid, e.Name) {
+		if e.serves(target, avoid, now) {
 			list = append(list, e)
 		}
 	}
@@ -57,13 +57,22 @@ func (p *Pool) usable(kind Kind, target string, avoid []string, needHealthy bool
 	if missing := all - all/2 - in; missing > 0 {
 		slices.SortStableFunc(outs, func(a, b *exit) int { return a.until.Compare(b.until) })
 		for _, e := range outs[:missing] {
-			if !e.resting(target, now) && !slices.Contains(avoid, e.Name) {
+			if e.serves(target, avoid, now) {
 				list = append(list, e)
 			}
 		}
 		p.picked = list
 	}
 	return list
+}
+
+// serves tells whether the exit may be used for target. A session may always: it takes another generation where the address
+// was refused, or is to be avoided. Not so when the proxy itself cannot be reached.
+func (e *exit) serves(target string, avoid []string, now time.Time) bool {
+	if e.session.rotates() && !e.mute {
+		return true
+	}
+	return !e.resting(target, now) && !slices.Contains(avoid, e.Name)
 }
 
 // pick chooses among exits that are all good enough.
@@ -121,7 +130,10 @@ func (e *exit) score(now time.Time) float64 {
 func (e *exit) fullness(now time.Time) float64 {
 	c := e.slots.cap(now)
 	f := float64(e.load()) / float64(c)
-	if now.Before(e.slots.paused) {
+	if a := e.account.slots; a.used+a.waiting > 0 {
+		f = max(f, float64(a.used+a.waiting)/float64(a.cap(now)))
+	}
+	if now.Before(e.slots.paused) || now.Before(e.account.slots.paused) {
 		return f + 1
 	}
 	if f < 1 {
@@ -137,6 +149,7 @@ func (p *Pool) exhausted(kinds []Kind, target string, now time.Time) error {
 		err.Kinds = kinds
 	}
 	var refused *DialError
+	var spent *BudgetError
 	for _, e := range p.exits {
 		if kinds[0] != "" && !slices.Contains(kinds, e.Kind) {
 			continue
@@ -145,6 +158,10 @@ func (p *Pool) exhausted(kinds []Kind, target string, now time.Time) error {
 			if refused == nil || r.retryAfter < refused.retryAfter {
 				refused = r
 			}
+			continue
+		}
+		if b := e.overBudget(now); b != nil {
+			spent = b
 			continue
 		}
 		if e.resting(target, now) {
@@ -156,6 +173,9 @@ func (p *Pool) exhausted(kinds []Kind, target string, now time.Time) error {
 	}
 	if refused != nil && err.Resting == 0 {
 		return refused
+	}
+	if spent != nil && err.Resting == 0 {
+		return spent
 	}
 	return err
 }

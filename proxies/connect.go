@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -20,32 +21,41 @@ const (
 )
 
 // connectTunnel asks the HTTP proxy at the other end of c for a tunnel to addr (RFC 9110, section 9.3.6).
-func connectTunnel(e Exit, c net.Conn, addr string, maxWait time.Duration) (net.Conn, *DialError) {
+// seen is the address that the exit leaves from, where the proxy says it.
+func connectTunnel(e Exit, c net.Conn, addr string, maxWait time.Duration) (tunnel net.Conn, seen string, derr *DialError) {
 	req := &http.Request{
 		Method: http.MethodConnect,
 		URL:    &url.URL{Opaque: addr},
 		Host:   addr,
 		Header: http.Header{"User-Agent": nil}, // nil: send none
 	}
+	maps.Copy(req.Header, e.Header)
 	if auth := e.basicAuth(); auth != "" {
 		req.Header.Set("Proxy-Authorization", auth)
 	}
 	if err := req.Write(c); err != nil {
-		return nil, broken(fmt.Errorf("send CONNECT: %w", err))
+		return nil, "", broken(fmt.Errorf("send CONNECT: %w", err))
 	}
 	ans, err := readConnect(c)
 	if err != nil {
-		return nil, broken(err)
+		return nil, "", broken(err)
 	}
 	if ans.Status/100 == 2 {
-		if len(ans.early) == 0 {
-			return c, nil
+		if e.session != nil {
+			// Some failures come as a 200 with a header that says so.
+			if _, _, bad := e.session.provider.judge(e.session.strict, ans.Status, ans.Header, ""); bad {
+				return nil, "", refusal(e, ans, nil, maxWait)
+			}
+			seen = ans.Header.Get(e.session.provider.file.ExitHeader)
 		}
-		return &earlyConn{Conn: c, early: ans.early}, nil
+		if len(ans.early) == 0 {
+			return c, seen, nil
+		}
+		return &earlyConn{Conn: c, early: ans.early}, seen, nil
 	}
 	c.SetReadDeadline(time.Now().Add(bodyPatience))
 	body, _ := io.ReadAll(io.LimitReader(ans.body, maxConnectBody)) // whatever came of it
-	return nil, refusal(e, ans, body, maxWait)
+	return nil, "", refusal(e, ans, body, maxWait)
 }
 
 // broken is a proxy that did not answer CONNECT.
@@ -146,7 +156,7 @@ func refusal(e Exit, ans *connectAnswer, body []byte, maxWait time.Duration) *Di
 			derr.Header[k] = append(derr.Header[k], scrub(v))
 		}
 	}
-	derr.layer, derr.remedy = judge(ans.Status, ans.Reason, ans.Header, string(body))
+	derr.layer, derr.remedy = e.judge(ans, string(body))
 	if derr.layer != LayerTarget {
 		derr.retryAfter = min(parseRetryAfter(ans.Header.Get("Retry-After"), time.Now()), maxWait)
 	}
@@ -177,8 +187,24 @@ const (
 	remedyCapacity = "the proxy has no room for another connection: lower the exit's cap, or add exits"
 	remedyExit     = "the exit does not work: take another"
 	remedyDenied   = "the proxy does not allow this destination or port: use another proxy for it"
+	remedyIdentity = "the address that the exit had is gone: a new identity is needed, with another address and another login"
 	remedyTarget   = "the proxy works and the destination could not be reached: check the destination's name and port"
 )
+
+// remedies are those of the layers where a provider's rule names none.
+var remedies = map[string]string{
+	LayerAuth: remedyAccount, LayerCapacity: remedyCapacity, LayerExit: remedyExit, LayerTarget: remedyTarget, LayerIdentity: remedyIdentity,
+}
+
+// judge finds layer and remedy of a refused CONNECT: what the provider's rules say, or else what is common.
+func (e Exit) judge(ans *connectAnswer, body string) (layer, remedy string) {
+	if e.session != nil {
+		if layer, remedy, found := e.session.provider.judge(e.session.strict, ans.Status, ans.Header, body); found {
+			return layer, remedy
+		}
+	}
+	return judge(ans.Status, ans.Reason, ans.Header, body)
+}
 
 // judge finds layer and remedy of a refused CONNECT. Where a status is used for both a dead exit and a dead destination, what
 // the proxy says beside it decides.

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -65,9 +66,9 @@ func checkAddr(network, addr string) error {
 }
 
 // dial opens a connection to addr through e. wrap is called once with the connection to the proxy as soon as it is there;
-// closing the result closes what wrap returned. When it fails that is closed already. The error is a *DialError, or the
-// cause of ctx.
-func (d *dialer) dial(ctx context.Context, e Exit, network, addr string, wrap func(net.Conn) net.Conn) (net.Conn, error) {
+// closing the result closes what wrap returned. When it fails that is closed already. seen is the address that the exit leaves
+// from, where the proxy says it. The error is a *DialError, or the cause of ctx.
+func (d *dialer) dial(ctx context.Context, e Exit, network, addr string, wrap func(net.Conn) net.Conn) (c net.Conn, seen string, err error) {
 	dctx, cancel := context.WithTimeoutCause(ctx, d.timeout, errDialTimeout)
 	defer cancel()
 
@@ -77,31 +78,32 @@ func (d *dialer) dial(ctx context.Context, e Exit, network, addr string, wrap fu
 	}
 	raw, err := d.tcp(dctx, network, to)
 	if err != nil {
-		return nil, d.failure(ctx, dctx, e, addr, d.unreachable(e, err))
+		return nil, "", d.failure(ctx, dctx, e, addr, d.unreachable(e, err))
 	}
 	raw = wrap(raw)
 	if e.URL == nil {
-		return raw, nil
+		return raw, "", nil
 	}
 
 	// Closing is the one thing that ends every step of every protocol at once.
 	stop := context.AfterFunc(dctx, func() { raw.Close() })
-	conn, derr := d.handshake(dctx, e, raw, addr)
+	conn, seen, derr := d.handshake(dctx, e, raw, addr)
 	if !stop() && derr == nil {
 		derr = &DialError{Err: context.Cause(dctx), layer: LayerExit}
 	}
 	if derr != nil {
 		raw.Close()
-		return nil, d.failure(ctx, dctx, e, addr, derr)
+		return nil, "", d.failure(ctx, dctx, e, addr, derr)
 	}
-	return conn, nil
+	return conn, seen, nil
 }
 
 // handshake asks the proxy at the other end of raw for a tunnel to addr.
-func (d *dialer) handshake(ctx context.Context, e Exit, raw net.Conn, addr string) (net.Conn, *DialError) {
+func (d *dialer) handshake(ctx context.Context, e Exit, raw net.Conn, addr string) (c net.Conn, seen string, derr *DialError) {
 	switch e.URL.Scheme {
 	case "socks5", "socks5h":
-		return socksTunnel(ctx, e, raw, addr)
+		c, derr = socksTunnel(ctx, e, raw, addr)
+		return c, "", derr
 	case "https":
 		config := d.tls.Clone()
 		if config.ServerName == "" {
@@ -110,7 +112,7 @@ func (d *dialer) handshake(ctx context.Context, e Exit, raw net.Conn, addr strin
 		conn := tls.Client(raw, config)
 		if err := conn.HandshakeContext(ctx); err != nil {
 			remedy := "the proxy's TLS failed: check its scheme, host name and certificate"
-			return nil, &DialError{Err: fmt.Errorf("TLS to the proxy: %w", err), layer: LayerExit, remedy: remedy}
+			return nil, "", &DialError{Err: fmt.Errorf("TLS to the proxy: %w", err), layer: LayerExit, remedy: remedy}
 		}
 		return connectTunnel(e, conn, addr, d.maxWait)
 	}
@@ -167,14 +169,24 @@ func newConn(c net.Conn, e *exit, release func()) *conn {
 
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	c.exit.bytesIn.Add(int64(n))
-	return n, err
+	return n, c.count(&c.exit.meter.in, &c.exit.account.meter.in, n, err)
 }
 
 func (c *conn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
-	c.exit.bytesOut.Add(int64(n))
-	return n, err
+	return n, c.count(&c.exit.meter.out, &c.exit.account.meter.out, n, err)
+}
+
+// count adds n bytes, and ends the connection when they were the last that the budget has.
+func (c *conn) count(own, accounts *atomic.Int64, n int, err error) error {
+	now := time.Now()
+	c.exit.meter.add(own, n, now)
+	c.exit.account.meter.add(accounts, n, now)
+	if over := c.exit.overBudget(now); over != nil {
+		c.Close()
+		return over // also later, in the place of what a closed connection says
+	}
+	return err
 }
 
 // Close closes the connection and frees its slot. Further calls do nothing.

@@ -23,5 +23,6 @@ func DialDirect(ctx context.Context, network, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.dial(ctx, Exit{}, network, addr, func(c net.Conn) net.Conn { return c })
+	c, _, err := d.dial(ctx, Exit{}, network, addr, func(c net.Conn) net.Conn { return c })
+	return c, err
 }

@@ -15,6 +15,7 @@ const (
 	LayerCapacity = "proxy-capacity" // the proxy is there and has no room for us: wait
 	LayerExit     = "exit"           // the proxy, or its way out, does not work: take another exit
 	LayerTarget   = "target"         // the proxy works and the destination was refused, by the proxy's rules or by itself
+	LayerIdentity = "identity"       // the address behind the exit is not the one it was: what was bound to it is lost, make a new identity
 )
 
 // ErrExhausted is wrapped by the error of Pool.Lease when no exit may be used now. See ExhaustedError.
@@ -72,15 +73,20 @@ type Holder struct {
 // WaitError is the error of a dial that got no slot in time. Nothing was dialled.
 type WaitError struct {
 	Exit    Exit
+	Account string // the account whose slots were all held; empty when it was those of the exit
 	Waited  time.Duration
-	Cap     int      // slots the exit had when the wait ended
+	Cap     int      // slots there were when the wait ended
 	Holders []Holder // who held them, most slots first
 	Err     error    // why the wait ended: the context's cause, or nil for Config.WaitTimeout
 }
 
 func (e *WaitError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "exit %v: no free slot of %d after %v", e.Exit, e.Cap, e.Waited.Round(time.Millisecond))
+	fmt.Fprintf(&b, "exit %v: ", e.Exit)
+	if e.Account != "" {
+		fmt.Fprintf(&b, "account %s: ", e.Account)
+	}
+	fmt.Fprintf(&b, "no free slot of %d after %v", e.Cap, e.Waited.Round(time.Millisecond))
 	const shown = 8
 	for i, h := range e.Holders[:min(shown, len(e.Holders))] {
 		b.WriteString([]string{"; held by ", ", "}[min(i, 1)])
@@ -151,7 +157,7 @@ func (e *DialError) Error() string {
 // Unwrap gives Err.
 func (e *DialError) Unwrap() error { return e.Err }
 
-// Layer is the layer that failed: LayerAuth, LayerCapacity, LayerExit or LayerTarget.
+// Layer is the layer that failed: LayerAuth, LayerCapacity, LayerExit, LayerTarget or LayerIdentity.
 func (e *DialError) Layer() string { return e.layer }
 
 // ProxyFault is true unless the proxy did its work and the destination was refused.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"time"
 
 	"github.com/holdline/scrape/proxies"
 )
@@ -45,4 +46,25 @@ func Example() {
 	lease.Release(proxies.Healthy)
 	fmt.Println(lease.Exit(), string(body), err)
 	// Output: direct hello <nil>
+}
+
+func ExampleProvider_Exits() {
+	provider, err := proxies.BuiltinProvider("decodo")
+	if err != nil {
+		panic(err)
+	}
+	_, err = provider.Exits(proxies.Subscription{User: "acme", Password: "…", Country: "us", Lifetime: 25 * time.Hour})
+	fmt.Println(err)
+
+	exits, err := provider.Exits(proxies.Subscription{User: "acme", Password: "…", Country: "us", Sessions: 2, Lifetime: time.Hour})
+	if err != nil {
+		panic(err)
+	}
+	for _, e := range exits {
+		fmt.Println(e)
+	}
+	// Output:
+	// decodo keeps no session for 25h: want 1m to 1d
+	// decodo-1 (http://gate.decodo.com:7000)
+	// decodo-2 (http://gate.decodo.com:7000)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -39,8 +40,18 @@ type Exit struct {
 	Account string
 	// MaxConns is how many connections may be open through the exit at once. 0 means Config.MaxConnsPerExit.
 	MaxConns int
-	// Lifetime is how long the provider keeps the exit for one lease. 0 means for ever.
+	// AccountConns is how many connections may be open through all exits of the account at once. 0 means any number.
+	AccountConns int
+	// Lifetime is how long the provider keeps the exit: for one lease, or a provider's session from its first connection on.
+	// 0 means for ever.
 	Lifetime time.Duration
+	// Budget is how many bytes may pass through the exit in a day (UTC), AccountBudget through all exits of the account. What
+	// has used its budget up is out until midnight. 0 means any number.
+	Budget, AccountBudget int64
+	// Header is sent with CONNECT.
+	Header http.Header
+
+	session *session // of Provider.Exits, nil for others
 }
 
 // ParseExit reads an exit from a proxy URL such as http://user:pass@host:port, or from the word "direct". The port must be
@@ -74,6 +85,9 @@ func (e Exit) validate() error {
 	}
 	if e.MaxConns < 0 {
 		return fmt.Errorf("max connections is %d: it must not be negative", e.MaxConns)
+	}
+	if e.AccountConns < 0 || e.Budget < 0 || e.AccountBudget < 0 {
+		return errors.New("a cap or a budget must not be negative")
 	}
 	if e.Lifetime < 0 {
 		return fmt.Errorf("lifetime is %v: it must not be negative", e.Lifetime)
@@ -157,6 +171,9 @@ func (e Exit) label() string {
 
 // account is what the exit shares its password with.
 func (e Exit) account() string {
+	if e.session != nil {
+		return e.session.account
+	}
 	if e.Account != "" {
 		return "account\x00" + e.Account
 	}
@@ -169,6 +186,14 @@ func (e Exit) account() string {
 	}
 	password, _ := e.URL.User.Password()
 	return "user\x00" + e.URL.User.Username() + "\x00" + password
+}
+
+// accountName is what the account is called in errors.
+func (e Exit) accountName() string {
+	if e.Account != "" {
+		return e.Account
+	}
+	return e.address()
 }
 
 // proxyAddr is the host and port to dial.
@@ -191,7 +216,11 @@ func (e Exit) scrubber() *strings.Replacer {
 	user := e.URL.User.Username()
 	password, _ := e.URL.User.Password()
 	secrets := []string{strings.TrimPrefix(e.basicAuth(), "Basic ")}
-	for _, s := range []string{user, password} {
+	own := []string{user, password}
+	if e.session != nil {
+		own = append(own, e.session.values["user"], e.session.values["password"])
+	}
+	for _, s := range own {
 		secrets = append(secrets, s, url.QueryEscape(s), url.PathEscape(s))
 	}
 	// The longest first, since one may begin with another.

@@ -16,12 +16,14 @@ const (
 type health struct {
 	ewma     float64 // average of failures, 0 to 1, as of ewmaAt
 	ewmaAt   time.Time
-	failed   int // failed dials in a row
-	silent   int // reports of silence with none of health between
-	level    int // how often the quarantine has doubled
+	failed   int  // failed dials in a row
+	mute     bool // the last of them did not reach the proxy: another session of it would not, either
+	silent   int  // reports of silence with none of health between
+	level    int  // how often the quarantine has doubled
 	until    time.Time
 	outSeq   uint64 // Pool.seq when the quarantine began
 	probe    *Lease // the one lease that may try the exit after its quarantine
+	burnt    bool   // the address failed: the next lease takes another generation
 	rests    map[string]rest
 	lastErr  string
 	lastFree time.Time // when the last quarantine ended well
@@ -74,6 +76,7 @@ func (p *Pool) quarantine(e *exit, why string, now time.Time) {
 	e.level++
 	e.until = now.Add(d)
 	e.failed, e.silent = 0, 0
+	e.burnt = e.session.rotates() && !e.mute
 	e.probe = nil
 	p.seq++
 	e.outSeq = p.seq
@@ -100,7 +103,7 @@ func (p *Pool) strike(l *Lease, n *int, why string, now time.Time) {
 func (p *Pool) works(l *Lease, now time.Time) {
 	e := l.exit
 	e.average(0, now)
-	e.failed = 0
+	e.failed, e.mute = 0, false
 	if e.until.IsZero() || l.seq < e.outSeq {
 		return
 	}
@@ -125,13 +128,6 @@ func (p *Pool) restFor(e *exit, target string, now time.Time) {
 	d := p.growth(r.level)
 	e.rests[target] = rest{until: now.Add(d), level: r.level + 1}
 	p.note(slog.LevelWarn, "exit rests for target", slog.Any("exit", e.Exit), slog.String("target", target), slog.Duration("for", d.Round(time.Millisecond)))
-}
-
-// account is what exits with one password have in common: whether the proxy takes it.
-type account struct {
-	refusal *DialError // the last refusal, nil while the account is good
-	until   time.Time  // when one dial may try again
-	trying  bool       // that dial is under way
 }
 
 // refused is the refusal in force, or nil.
@@ -170,8 +166,15 @@ func (p *Pool) dialled(l *Lease, err *DialError, begun, now time.Time) {
 		p.full(e, err.retryAfter, begun, now)
 	case LayerTarget:
 		p.works(l, now)
+	case LayerIdentity:
+		if !e.since.IsZero() {
+			p.rotate(e, "its address is gone", now)
+			break
+		}
+		fallthrough // a session that never worked is no better than a dead exit
 	case LayerExit:
 		l.failed = true
+		e.mute = err.Status == 0
 		p.strike(l, &e.failed, err.Error(), now)
 		if err.Status == 0 {
 			return // the proxy may not have come to look at the password
@@ -180,11 +183,15 @@ func (p *Pool) dialled(l *Lease, err *DialError, begun, now time.Time) {
 	e.account.refusal = nil
 }
 
-// full lowers the cap of an exit whose proxy has no room.
+// full lowers the cap of an exit whose proxy has no room. Behind a provider's gateway it is the account that has none.
 func (p *Pool) full(e *exit, wait time.Duration, begun, now time.Time) {
-	before := e.slots.cap(now)
-	e.slots.cut(begun, now, wait)
-	if after := e.slots.cap(now); after < before {
-		p.note(slog.LevelInfo, "proxy has no room, cap lowered", slog.Any("exit", e.Exit), slog.Int("cap", after), slog.Duration("wait", wait))
+	s, what := e.slots, slog.Any("exit", e.Exit)
+	if e.session != nil {
+		s, what = e.account.slots, slog.String("account", e.account.name)
+	}
+	before := s.cap(now)
+	s.cut(begun, now, wait)
+	if after := s.cap(now); after < before {
+		p.note(slog.LevelInfo, "proxy has no room, cap lowered", what, slog.Int("cap", after), slog.Duration("wait", wait))
 	}
 }

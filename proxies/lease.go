@@ -1,11 +1,12 @@
 package proxies
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -78,11 +79,17 @@ func (p *Pool) Lease(ctx context.Context, r Request) (*Lease, error) {
 	if err != nil {
 		return nil, err
 	}
+	if why := e.worn(r, now); why != "" {
+		e = p.rotate(e, why, now)
+	}
 	p.seq++
 	l := &Lease{pool: p, exit: e, key: r.Key, target: r.Target, seq: p.seq}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	if e.Lifetime > 0 {
 		l.end = now.Add(e.Lifetime)
+		if e.session.rotates() && !e.since.IsZero() {
+			l.end = e.since.Add(e.Lifetime) // the session's clock runs from its first connection
+		}
 		// Streams that were leased together must not all hand over together.
 		l.expires = l.end.Add(-jitter(min(e.Lifetime/10, 30*time.Second)))
 	}
@@ -95,6 +102,9 @@ func (p *Pool) Lease(ctx context.Context, r Request) (*Lease, error) {
 
 // Exit is the exit leased, with its name and cap filled in. The URL must not be changed.
 func (l *Lease) Exit() Exit { return l.exit.Exit }
+
+// Removed ends when the exit is taken out of the pool (Pool.Update). The lease goes on, but its holder should move to another.
+func (l *Lease) Removed() context.Context { return l.exit.removed }
 
 // Expires is when the holder should have moved to another lease: a margin (a tenth of the exit's lifetime, at most 30 s, up
 // to a quarter more or less) before the exit ends by itself. Zero means never.
@@ -114,20 +124,40 @@ func (l *Lease) DialContext(ctx context.Context, network, addr string) (net.Conn
 	defer cancel(nil)
 	defer context.AfterFunc(l.ctx, func() { cancel(context.Cause(l.ctx)) })()
 
-	if err := l.wait(ctx); err != nil {
+	if err := l.wait(ctx, l.exit.slots, ""); err != nil {
 		return nil, err
 	}
-	release := sync.OnceFunc(l.free)
+	// All connections of an exit are the account's: who waits here takes nothing from those who could go on.
+	if err := l.wait(ctx, l.exit.account.slots, l.exit.account.name); err != nil {
+		l.free(l.exit.slots)
+		return nil, err
+	}
+	// The slots are held by the connection, and by the dial until the pool knows its result: a waiter must not send a password
+	// that has just been refused.
+	var holds atomic.Int32
+	holds.Store(1)
+	release := func() {
+		if holds.Add(-1) == 0 {
+			l.free(l.exit.account.slots, l.exit.slots)
+		}
+	}
+	defer release()
 	begun := time.Now()
 	trying, err := l.begin(ctx, begun)
 	if err != nil {
-		release()
 		return nil, err
 	}
-	c, err := l.pool.dialer.dial(ctx, l.exit.Exit, network, addr, func(c net.Conn) net.Conn {
+	echoed := l.pool.echo(ctx, l.exit, begun)
+	c, seen, err := l.pool.dialer.dial(ctx, l.exit.Exit, network, addr, func(c net.Conn) net.Conn {
+		holds.Add(1)
 		return newConn(c, l.exit, release)
 	})
 	l.pool.mu.Lock()
+	if err == nil {
+		if moved := l.pool.meet(l.exit, cmp.Or(seen, echoed), addr); moved != nil {
+			err = moved
+		}
+	}
 	if derr, ok := err.(*DialError); ok || err == nil {
 		l.pool.dialled(l, derr, begun, time.Now())
 	}
@@ -136,7 +166,9 @@ func (l *Lease) DialContext(ctx context.Context, network, addr string) (net.Conn
 	}
 	l.pool.unlock()
 	if err != nil {
-		release()
+		if c != nil {
+			c.Close()
+		}
 		return nil, err
 	}
 	return c, nil
@@ -166,25 +198,28 @@ func (l *Lease) may(ctx context.Context, now time.Time) error {
 	if refused := l.exit.account.refused(now); refused != nil {
 		return refused
 	}
+	if over := l.exit.overBudget(now); over != nil {
+		return over
+	}
 	return nil
 }
 
-// wait takes a slot, or says why there is none.
-func (l *Lease) wait(ctx context.Context) error {
-	p, e := l.pool, l.exit
+// wait takes a slot of the exit's or the account's, or says why there is none.
+func (l *Lease) wait(ctx context.Context, s *slots, account string) error {
+	p := l.pool
 	p.mu.Lock()
 	now := time.Now()
 	if err := l.may(ctx, now); err != nil {
 		p.unlock()
 		return err
 	}
-	if e.slots.waiting == 0 && e.slots.free(now) {
-		e.slots.take(l.key)
+	if s.waiting == 0 && s.free(now) {
+		s.take(l.key)
 		p.unlock()
 		return nil
 	}
-	w := e.slots.join(l.key)
-	p.serve(e, now)
+	w := s.join(l.key)
+	s.run(now)
 	p.unlock()
 
 	timeout := time.NewTimer(p.config.WaitTimeout)
@@ -200,38 +235,29 @@ func (l *Lease) wait(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.unlock()
 	end := time.Now()
-	werr := &WaitError{Exit: e.Exit, Waited: end.Sub(now), Cap: e.slots.cap(end), Holders: holders(e.slots.held), Err: err}
-	if !e.slots.leave(w) {
+	werr := &WaitError{Exit: l.exit.Exit, Account: account, Waited: end.Sub(now), Cap: s.cap(end), Holders: holders(s.held), Err: err}
+	if !s.leave(w) {
 		if err == nil {
 			return nil // the slot came at the last moment
 		}
-		e.slots.put(l.key)
+		s.put(l.key)
 	}
-	p.serve(e, end)
+	s.run(end)
 	return werr
 }
 
-// free gives a slot back, to the next waiter if there is one.
-func (l *Lease) free() {
+// free gives slots back, to the next waiters if there are any.
+func (l *Lease) free(all ...*slots) {
 	l.pool.mu.Lock()
 	defer l.pool.unlock()
-	l.exit.slots.put(l.key)
-	l.pool.serve(l.exit, time.Now())
-}
-
-// serve hands out free slots, and has itself called again when waiting alone will free some. The mutex is held.
-func (p *Pool) serve(e *exit, now time.Time) {
-	again := e.slots.serve(now)
-	if e.slots.timer != nil {
-		e.slots.timer.Stop()
-		e.slots.timer = nil
+	now := time.Now()
+	for _, s := range all {
+		s.put(l.key)
+		s.run(now)
 	}
-	if again > 0 {
-		e.slots.timer = time.AfterFunc(again, func() {
-			p.mu.Lock()
-			defer p.unlock()
-			p.serve(e, time.Now())
-		})
+	l.exit.used = now
+	if l.exit.gone {
+		l.pool.config.Commons.sweep()
 	}
 }
 
@@ -275,7 +301,7 @@ func (l *Lease) report(o Outcome) {
 			delete(e.rests, l.target)
 		}
 	case ExitFailed:
-		if l.failed || !e.until.IsZero() && l.seq < e.outSeq {
+		if e.overBudget(now) != nil || l.failed || !e.until.IsZero() && l.seq < e.outSeq {
 			return // known already
 		}
 		e.average(1, now)

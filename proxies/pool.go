@@ -4,11 +4,13 @@
 // http.Transport.DialContext. The pool counts connections against each exit's cap, remembers which exits fail and rests them,
 // and learns from every dial by itself and from what Lease.Report is told.
 //
+// Exits are written by hand, read from a list (ParseList), or made of what is wanted of a Provider, whose sessions rotate by
+// generations and keep their names over a restart.
+//
 // Errors are sorted by layer (see DialError.Layer), because remedies are.
 //
 // The package deliberately knows neither credentials of targets, nor cookies, nor what is read through a connection, and it
-// never retries: who leases decides what a failure means for its stream. The cap of an exit is that of one Pool: what must
-// share a cap must share the pool.
+// never retries: who leases decides what a failure means for its stream. Caps are counted in a Commons, which pools share.
 package proxies
 
 import (
@@ -20,10 +22,10 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -48,15 +50,24 @@ type Config struct {
 	UserTimeout time.Duration
 	// TLS is used with https proxies, for private certificate authorities. Nil means the system's.
 	TLS *tls.Config
-	// Seed makes pools with different seeds spread the same keys differently. Keep it the same over restarts.
+	// Seed makes pools with different seeds spread the same keys differently, and sessions of providers have other names. Keep
+	// it the same over restarts.
 	Seed string
+	// Name tells the pools of a Commons apart, and has their sessions differ.
+	Name string
+	// Commons is what the pool shares with others. Nil means nothing.
+	Commons *Commons
+	// Echo is the URL of a page that answers with the address its visitor comes from. It is asked through an exit before
+	// connections, at most once a minute, to notice when the address has changed. Empty means that only proxies that tell the
+	// address by themselves are believed.
+	Echo string
 	// Log gets changes of an exit's health. Nil means none.
 	Log *slog.Logger
 }
 
 func (c *Config) setDefaults() error {
 	if len(c.Exits) == 0 {
-		return errors.New("proxies: no exits: give at least one, or Exit{} to leave directly")
+		return errNoExits
 	}
 	for name, d := range map[string]time.Duration{
 		"Quarantine": c.Quarantine, "MaxQuarantine": c.MaxQuarantine, "WaitTimeout": c.WaitTimeout,
@@ -78,6 +89,14 @@ func (c *Config) setDefaults() error {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if c.Commons == nil {
+		c.Commons = &Commons{}
+	}
+	if c.Echo != "" {
+		if u, err := url.Parse(c.Echo); err != nil || u.Host == "" {
+			return errors.New("proxies: Echo is no URL such as https://example.com/ip")
+		}
+	}
 	return nil
 }
 
@@ -87,7 +106,7 @@ type Pool struct {
 	config Config
 	dialer *dialer
 
-	mu     sync.Mutex // guards everything below, and all fields of exits, accounts and leases that change
+	mu     *sync.Mutex // that of Config.Commons; guards everything below, and all fields of exits, accounts and leases that change
 	exits  []*exit
 	seq    uint64  // counts leases and quarantines, to tell which came first
 	picked []*exit // scratch of choose
@@ -95,15 +114,24 @@ type Pool struct {
 	notes  []note  // to be logged when mu is free
 }
 
-// exit is an Exit and what the pool knows about it.
+// exit is an Exit and what the pool knows about it. Another generation of it is another one.
 type exit struct {
-	Exit
-	hash     uint64
-	account  *account
-	slots    slots
-	leases   int
-	bytesIn  atomic.Int64
-	bytesOut atomic.Int64
+	Exit              // its Name tells the generation
+	base       string // Exit.Name without it
+	generation int
+	hash       uint64
+	id         string // of its address in Commons
+	*address
+	account *account
+	leases  int
+	memory  *memory
+	since   time.Time // the first connection of this generation
+	seen    string    // the address it leaves from
+	asked   time.Time // when that was asked for last
+	used    time.Time // when a connection was closed last
+	gone    bool      // not in the pool any more
+	removed context.Context
+	remove  context.CancelFunc
 	health
 }
 
@@ -134,53 +162,9 @@ func New(c Config) (*Pool, error) {
 	if err := c.setDefaults(); err != nil {
 		return nil, err
 	}
-	p := &Pool{config: c, dialer: newDialer(c)}
-	accounts := map[string]*account{}
-	names := map[string]bool{}
-	urls := map[string]int{}
-	var errs []error
-	for i, x := range c.Exits {
-		fail := func(format string, args ...any) {
-			errs = append(errs, fmt.Errorf("proxies: exit %d %s: "+format, append([]any{i + 1, x.Name}, args...)...))
-		}
-		if err := x.validate(); err != nil {
-			fail("%w", err)
-			continue
-		}
-		id := "direct"
-		if x.URL == nil {
-			x.Kind = Direct
-		} else {
-			x.URL = cloneURL(x.URL)
-			id = x.URL.String()
-		}
-		if first, ok := urls[id]; ok {
-			fail("is the same as exit %d: list it once, or its cap would count twice", first)
-			continue
-		}
-		urls[id] = i + 1
-		if x.Name == "" {
-			// Sticky sessions of one gateway share host and port; they are told apart by their place among these.
-			x.Name = x.label()
-			for n := 2; names[x.Name]; n++ {
-				x.Name = fmt.Sprintf("%s#%d", x.label(), n)
-			}
-		}
-		if names[x.Name] {
-			fail("another exit has this name: names must differ")
-			continue
-		}
-		names[x.Name] = true
-		x.MaxConns = cmp.Or(x.MaxConns, c.MaxConnsPerExit)
-		a := accounts[x.account()]
-		if a == nil {
-			a = &account{}
-			accounts[x.account()] = a
-		}
-		p.exits = append(p.exits, &exit{Exit: x, hash: mix(hashString(x.Name)), account: a, slots: newSlots(x.MaxConns), health: health{rests: map[string]rest{}}})
-	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+	p := &Pool{config: c, dialer: newDialer(c), mu: &c.Commons.mu}
+	if err := p.Update(c.Exits); err != nil {
+		return nil, err
 	}
 	return p, nil
 }
@@ -197,6 +181,7 @@ const (
 	StateOK          State = "ok"
 	StateQuarantined State = "quarantined" // it failed and is out until ExitStats.Until
 	StateProbing     State = "probing"     // its quarantine is over; one lease may try it
+	StateSpent       State = "spent"       // its budget, or its account's, is used up until ExitStats.Until
 	StateRefused     State = "refused"     // the proxy refuses its account, which is not tried before ExitStats.Until
 )
 
@@ -213,6 +198,9 @@ type ExitStats struct {
 	Resting           []string  // targets the exit rests for, sorted
 	LastError         string    // of the last dial that failed; empty if none
 	BytesIn, BytesOut int64     // through the exit, with what the proxy protocol and TLS add
+	BytesToday        int64     // of them, both ways, since midnight UTC
+	Account           string    // what the account is called
+	Address           string    // the address the exit leaves from, where it is known
 }
 
 // Stats lists all exits in the order of Config.Exits.
@@ -224,9 +212,12 @@ func (p *Pool) Stats() []ExitStats {
 	for i, e := range p.exits {
 		r := ExitStats{
 			Name: e.Name, Kind: e.Kind, Conns: e.slots.used, Cap: e.slots.cap(now), Waiting: e.slots.waiting, Leases: e.leases,
-			State: StateOK, LastError: e.lastErr, BytesIn: e.bytesIn.Load(), BytesOut: e.bytesOut.Load(),
+			State: StateOK, LastError: e.lastErr, BytesIn: e.meter.in.Load(), BytesOut: e.meter.out.Load(), BytesToday: e.meter.spent(now),
+			Account: e.account.name, Address: e.seen,
 		}
 		switch {
+		case e.overBudget(now) != nil:
+			r.State, r.Until = StateSpent, midnight(now)
 		case e.account.refused(now) != nil:
 			r.State, r.Until = StateRefused, e.account.until
 		case now.Before(e.until):

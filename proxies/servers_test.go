@@ -87,6 +87,7 @@ type proxyServer struct {
 	status         int                        // CONNECT: of a wrong password, default 407
 	reply          byte                       // SOCKS5: the reply of a refusal, 0 to let it through
 	seen           sync.Map                   // targets as they were asked for
+	heard          func(http.Header)          // CONNECT: is given the headers
 }
 
 func connectProxy(t testing.TB, p *proxyServer, config *tls.Config) *proxyServer {
@@ -99,6 +100,9 @@ func connectProxy(t testing.TB, p *proxyServer, config *tls.Config) *proxyServer
 			return
 		}
 		p.seen.Store(req.Host, true)
+		if p.heard != nil {
+			p.heard(req.Header)
+		}
 		if p.user != "" && req.Header.Get("Proxy-Authorization") != want {
 			status := cmp.Or(p.status, 407)
 			// As unfriendly as can be: it quotes what it was given.

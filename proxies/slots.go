@@ -2,15 +2,17 @@ package proxies
 
 import (
 	"container/list"
+	"sync"
 	"time"
 )
 
 // quiet is how long a proxy that had no room must not say so again before one more connection is tried.
 const quiet = time.Minute
 
-// slots counts the connections of one exit, from before dialling to Close, and queues those who wait for one. Waiters of one
-// key are served in order; keys take turns. All of it is guarded by the pool's mutex, which nobody holds while waiting.
+// slots counts the connections of one exit or account, from before dialling to Close, and queues those who wait for one. Waiters of one
+// key are served in order; keys take turns. All of it is guarded by the mutex of the pools that share it, which nobody holds while waiting.
 type slots struct {
+	mu     *sync.Mutex    // guards all of it
 	limit  int            // the configured cap
 	learnt int            // the cap at cutAt, when the proxy said that it is full; 0 = nothing learnt
 	cutAt  time.Time      // when learnt was set
@@ -36,8 +38,8 @@ type waiter struct {
 	place *list.Element // in its line; nil once served or gone
 }
 
-func newSlots(limit int) slots {
-	return slots{limit: limit, held: map[string]int{}, lines: map[string]*list.Element{}}
+func newSlots(limit int) *slots {
+	return &slots{limit: limit, held: map[string]int{}, lines: map[string]*list.Element{}}
 }
 
 // cap is how many slots there are now: the configured number, or what was learnt and has grown since.
@@ -109,6 +111,22 @@ func (s *slots) leave(w *waiter) bool {
 		delete(s.lines, w.key)
 	}
 	return true
+}
+
+// run hands out free slots, and has itself called again when waiting alone will free some.
+func (s *slots) run(now time.Time) {
+	again := s.serve(now)
+	if s.timer != nil {
+		s.timer.Stop()
+		s.timer = nil
+	}
+	if again > 0 {
+		s.timer = time.AfterFunc(again, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.run(time.Now())
+		})
+	}
 }
 
 // serve hands free slots to waiters. It returns after how long it has to be called again, 0 for not before something changes.

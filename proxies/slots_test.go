@@ -115,20 +115,20 @@ func TestSlotGivenToOneWhoLeftIsHandedOn(t *testing.T) {
 		exits[0].MaxConns = 1
 		p, _ := wired(t, Config{Exits: exits}, works)
 		holder := lease(t, p, Request{Key: "holder"})
-		if err := holder.wait(t.Context()); err != nil {
+		if err := holder.wait(t.Context(), holder.exit.slots, ""); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		left, stays := make(chan error, 1), make(chan error, 1)
-		go func() { left <- lease(t, p, Request{Key: "leaves"}).wait(ctx) }()
+		go func() { left <- lease(t, p, Request{Key: "leaves"}).wait(ctx, holder.exit.slots, "") }()
 		synctest.Wait()
-		go func() { stays <- lease(t, p, Request{Key: "stays"}).wait(t.Context()) }()
+		go func() { stays <- lease(t, p, Request{Key: "stays"}).wait(t.Context(), holder.exit.slots, "") }()
 		synctest.Wait()
 
 		p.mu.Lock()
 		cancel() // wakes the waiter, which now wants the mutex
 		holder.exit.slots.put("holder")
-		p.serve(holder.exit, time.Now())
+		holder.exit.slots.run(time.Now())
 		if n := holder.exit.slots.held["leaves"]; n != 1 {
 			t.Errorf("the waiter was not served: %v", holder.exit.slots.held)
 		}

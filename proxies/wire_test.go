@@ -21,6 +21,8 @@ type wire struct {
 	open   atomic.Int64              // connections open
 	most   atomic.Int64              // the most that were open at once
 	dials  atomic.Int64
+
+	tunnels bool // any 200 is followed by an echo
 }
 
 const established = "HTTP/1.1 200 OK\r\n\r\n"
@@ -40,7 +42,7 @@ func (w *wire) dial(_ context.Context, _, addr string) (net.Conn, error) {
 		time.Sleep(time.Duration(w.delay.Load()))
 		answer := w.answer(addr)
 		io.WriteString(server, answer)
-		if answer == established {
+		if answer == established || w.tunnels {
 			io.Copy(server, br)
 		}
 	}()

@@ -197,6 +197,10 @@ type Limits struct {
 	ConnectsPerSecond float64 `yaml:"connects_per_second" default:"2" min:"0.001"`
 	// Attempts that may be made at once.
 	Burst int `yaml:"burst" default:"4" min:"1"`
+	// Streams that may be open to one host at once, by all targets together.
+	StreamsPerHost int `yaml:"streams_per_host" default:"1000" min:"1"`
+	// Streams that may be open at once with the target's credential.
+	StreamsPerCredential int `yaml:"streams_per_credential" default:"1000" min:"1"`
 }
 
 // PluginOptions is a part of the file that the plugin reads.
@@ -236,6 +240,7 @@ func (f *File) check(s *section) {
 		streams = append(streams, st.Name)
 	}
 	f.checkSinks(s)
+	f.checkPace(s)
 	f.callPlugin(s)
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -183,7 +184,7 @@ func TestDefaultsWithoutKeys(t *testing.T) {
 	if want := (Reconnect{Duration(time.Second), Duration(time.Minute), Duration(10 * time.Second)}); s.Reconnect != want {
 		t.Errorf("reconnect is %+v", s.Reconnect)
 	}
-	if want := (Limits{2, 4}); f.Limits != want {
+	if want := (Limits{2, 4, 1000, 1000}); f.Limits != want {
 		t.Errorf("limits are %+v", f.Limits)
 	}
 }
@@ -268,7 +269,7 @@ proxies:
 	} {
 		got := list[i]
 		got.URL = nil
-		if got != want {
+		if !reflect.DeepEqual(got, want) {
 			t.Errorf("exit %d is %#v, want %#v", i, got, want)
 		}
 	}

@@ -14,7 +14,8 @@ import (
 )
 
 // Proxies says which ways out the target's requests take: those of a `pool`
-// that several targets share, or `exits` of its own.
+// that several targets share, or ways of its own: `exits`, a `file` of them, or
+// sessions of a `provider`.
 type Proxies struct {
 	// The name of a pool in scrape.yaml.
 	Pool string `yaml:"pool"`
@@ -23,25 +24,52 @@ type Proxies struct {
 	Fallback proxies.Kind `yaml:"fallback" enum:"isp,datacenter,residential,direct"`
 
 	Exits `yaml:",inline"`
+
+	shared *Exits // those of the pool
 }
 
-// Exits is a list of ways out with what they have in common.
+// Exits is a list of ways out with what they have in common: `exits`, a `file`,
+// or sessions of a `provider`.
 type Exits struct {
 	// The kind of exit that the target asks for, and the kind of those in
-	// `exits` that name none. Without this key: any kind.
+	// `exits` that name none. Without this key: any kind, and of a provider the
+	// first that it sells.
 	Kind proxies.Kind `yaml:"kind" enum:"isp,datacenter,residential,direct"`
 	// How many connections may be open through one exit at once, counted over
 	// all targets.
 	MaxConns int `yaml:"max_conns" default:"8" min:"1"`
-	// How long the provider keeps an exit for one user. The stream moves on
-	// before that. 0s: for ever.
+	// How long the provider keeps an exit for one user, or is asked to keep a
+	// session. The stream moves on before that. 0s: for ever, and with
+	// `provider` what is usual there.
 	Lifetime Duration `yaml:"lifetime" default:"0s"`
+	// How many connections the provider's account may have open at once, over
+	// all its exits and all targets. 0: any number.
+	AccountConns int `yaml:"account_conns" default:"0" min:"0"`
+	// How many bytes may pass in a day (UTC): of a provider all together, of
+	// `exits` and `file` through each. What has used them up is out until
+	// midnight. 0: any number.
+	Budget Size `yaml:"budget" default:"0"`
+	// The address of a page that answers with its visitor's address. It is
+	// asked through an exit, at most once a minute, to notice when its address
+	// has changed under a login. Without this key only providers that tell the
+	// address by themselves are believed.
+	Echo string `yaml:"echo"`
 	// The exits: each the URL of a proxy, the word direct, or a mapping.
 	Exits []Exit `yaml:"exits"`
+	// A file with the URL of a proxy on each line; empty lines and those that
+	// begin with # are passed over. A change is taken up while running.
+	File Path `yaml:"file"`
+
+	Subscription `yaml:",inline"`
+
+	made []proxies.Exit // of the file or the provider
 }
 
 // List returns the exits as a pool takes them.
 func (e *Exits) List() []proxies.Exit {
+	if e.Provider != "" || e.File != "" {
+		return e.made
+	}
 	list := make([]proxies.Exit, len(e.Exits))
 	for i, x := range e.Exits {
 		to := x.parsed
@@ -57,6 +85,7 @@ func (e *Exits) List() []proxies.Exit {
 		if to.Lifetime = time.Duration(x.Lifetime); to.Lifetime == 0 {
 			to.Lifetime = time.Duration(e.Lifetime)
 		}
+		to.AccountConns, to.Budget = e.AccountConns, int64(e.Budget)
 		list[i] = to
 	}
 	return list
@@ -64,15 +93,15 @@ func (e *Exits) List() []proxies.Exit {
 
 func (p *Proxies) check(s *section) {
 	if !s.has("pool") {
-		if !s.has("exits") {
-			s.wrong("", "there is neither a pool nor a list of exits"+in(s.path), "write pool: and a name from scrape.yaml, or exits:")
+		if !slices.ContainsFunc(sources, s.has) {
+			s.wrong("", "there is neither a pool nor a list of exits"+in(s.path), "write pool: and a name from scrape.yaml, or exits:, file: or provider:")
 			return
 		}
 		p.Exits.checkExits(s)
 		p.checkKinds(s, p.Exits.List())
 		return
 	}
-	for _, key := range []string{"exits", "max_conns", "lifetime"} {
+	for _, key := range append(slices.Concat(sources, ofProvider), "max_conns", "lifetime", "account_conns", "budget", "echo") {
 		if s.has(key) {
 			s.wrong(key, fmt.Sprintf("%q belongs to the pool", key), "write it into scrape.yaml, or remove pool and list the exits here")
 		}
@@ -89,7 +118,19 @@ func (p *Proxies) check(s *section) {
 		s.wrong("pool", "there is no pool "+show(p.Pool), didYouMean("pools in scrape.yaml", p.Pool, keysOf(pools)))
 		return
 	}
+	p.shared = &pool.Exits
 	p.checkKinds(s, pool.List())
+}
+
+// used are the exits that the target may leave by.
+func (p *Proxies) used() []proxies.Exit {
+	list := p.List()
+	if p.shared != nil {
+		list = p.shared.List()
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(e proxies.Exit) bool {
+		return p.Kind != "" && e.Kind != p.Kind && e.Kind != p.Fallback
+	})
 }
 
 // checkKinds finds wishes that no exit can fulfil.
@@ -97,6 +138,9 @@ func (p *Proxies) checkKinds(s *section, exits []proxies.Exit) {
 	if s.has("fallback") && !s.has("kind") {
 		s.wrong("fallback", "\"fallback\" without \"kind\" says nothing", "name the kind that is wanted first")
 		return
+	}
+	if len(exits) == 0 {
+		return // a problem of its own
 	}
 	for key, kind := range map[string]proxies.Kind{"kind": p.Kind, "fallback": p.Fallback} {
 		if kind != "" && !slices.ContainsFunc(exits, func(e proxies.Exit) bool { return e.Kind == kind }) {
@@ -106,6 +150,27 @@ func (p *Proxies) checkKinds(s *section, exits []proxies.Exit) {
 }
 
 func (e *Exits) checkExits(s *section) {
+	s.oneOf("a list of exits", sources...)
+	if s.good("echo") {
+		if message, remedy := checkURL("echo", e.Echo); message != "" {
+			s.wrong("echo", message, remedy)
+		}
+	}
+	if !s.has("provider") {
+		for _, key := range ofProvider {
+			if s.has(key) {
+				s.wrong(key, fmt.Sprintf("%q is for a provider", key), "write provider:, or remove it")
+			}
+		}
+	}
+	switch {
+	case s.has("provider"):
+		e.checkProvider(s)
+		return
+	case s.has("file"):
+		e.checkFile(s)
+		return
+	}
 	if s.good("exits") && len(e.Exits) == 0 {
 		s.wrong("exits", "there are no exits", "list at least one")
 	}

@@ -182,6 +182,8 @@ func nameOf(t reflect.Type) string {
 		return "text or section"
 	case reflect.TypeFor[Exit]():
 		return "secret or section"
+	case reflect.TypeFor[Sessions]():
+		return "whole number or list of text"
 	}
 	switch t.Kind() {
 	case reflect.Pointer:

@@ -2,6 +2,7 @@ package targets
 
 import (
 	"reflect"
+	"slices"
 
 	"github.com/goccy/go-yaml/ast"
 )
@@ -46,8 +47,8 @@ type Pool struct {
 }
 
 func (p *Pool) check(s *section) {
-	if !s.has("exits") {
-		s.wrong("", `"exits" is missing`+in(s.path), "list at least one")
+	if !slices.ContainsFunc(sources, s.has) {
+		s.wrong("", `"exits" is missing`+in(s.path), "list at least one, or write file: or provider:")
 		return
 	}
 	p.checkExits(s)

@@ -27,9 +27,11 @@ playwright_version=1.60.0
 playwright_sha512=f5b5bacef5ff9b49446e04ca27a629a4e2b1f07dd538f04c382161da2ad714e4f805b1e0af1e613e3c0960b4f8d0bbbee2ab43dfaa8a73f1e7e7a4ad516e7b20
 
 # Debian packages that only tests need: the race detector is linked by a C
-# compiler, and sinks write to a real server, which the tests start themselves.
-# Real proxies join here, as package:program.
-test_packages='gcc:gcc libc6-dev:/usr/include/stdlib.h postgresql:/usr/lib/postgresql/*/bin/postgres'
+# compiler, sinks write to a real server and pools ask real proxies, which the
+# tests start themselves. As package:program.
+test_packages='gcc:gcc libc6-dev:/usr/include/stdlib.h postgresql:/usr/lib/postgresql/*/bin/postgres
+  squid:/usr/sbin/squid tinyproxy:/usr/bin/tinyproxy dante-server:/usr/sbin/danted microsocks:/usr/bin/microsocks
+  passwd:/usr/sbin/useradd'
 
 # What Playwright's Chromium links and a server lacks. Ubuntu 24.04 renamed
 # some of them to …t64.

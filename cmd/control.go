@@ -1,0 +1,101 @@
+package cmd
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/holdline/scrape/proxies"
+)
+
+// controlFile is the socket in the data directory at which a running worker
+// answers. Who may read the directory may ask; nothing can be changed by it.
+const controlFile = "control.sock"
+
+// poolState is the answer to /exits, one for each pool.
+type poolState struct {
+	Pool  string
+	Exits []proxies.ExitStats
+}
+
+// serveControl answers at the control socket until the function it returns is
+// called. A worker that cannot have one runs without.
+func (w *wiring) serveControl() (stop func()) {
+	path := filepath.Join(w.data, controlFile)
+	// A worker that was killed has left it behind; the journal's lock says that
+	// there is no other one.
+	os.Remove(path)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		w.log.Warn("scrape proxies list will not find this worker", "error", err)
+		return func() {}
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /exits", func(rw http.ResponseWriter, _ *http.Request) {
+		states := []poolState{}
+		for _, k := range w.named {
+			states = append(states, poolState{k.name, k.pool.Stats()})
+		}
+		rw.Header().Set("Content-Type", "application/json")
+		// A reader that has gone needs no answer.
+		_ = json.NewEncoder(rw).Encode(states)
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	over := make(chan struct{})
+	go func() { defer close(over); srv.Serve(l) }()
+	return func() { srv.Close(); <-over }
+}
+
+func (a *app) listProxies(ctx context.Context, data string) error {
+	path := filepath.Join(data, controlFile)
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		},
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://worker/exits", nil)
+	if err != nil {
+		return fail(ExitError, err)
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return fail(ExitError, fmt.Errorf("no worker runs with the data directory %s: %w: name another with --data", data, err))
+	}
+	defer resp.Body.Close()
+	var states []poolState
+	if err := json.NewDecoder(resp.Body).Decode(&states); err != nil {
+		return fail(ExitError, fmt.Errorf("the worker's answer cannot be read: %w", err))
+	}
+	if len(states) == 0 {
+		fmt.Fprintln(a.stdout, "the worker has no exits: its targets leave directly")
+		return nil
+	}
+	t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "POOL\tEXIT\tKIND\tSTATE\tLEAVES FROM\tCONNS\tWAITING\tTODAY\tLAST ERROR")
+	for _, s := range states {
+		for _, e := range s.Exits {
+			state := string(e.State)
+			if !e.Until.IsZero() {
+				state += " until " + e.Until.Local().Format("15:04:05")
+			}
+			if len(e.Resting) > 0 {
+				state += ", rests for " + strings.Join(e.Resting, " ")
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d/%d\t%d\t%.1f MB\t%s\n", s.Pool, e.Name, cmp.Or(string(e.Kind), "-"), state, cmp.Or(e.Address, "-"),
+				e.Conns, e.Cap, e.Waiting, float64(e.BytesToday)/1e6, cmp.Or(e.LastError, "-"))
+		}
+	}
+	t.Flush()
+	return nil
+}

@@ -1,0 +1,122 @@
+package cmd
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/holdline/scrape/proxies"
+	"github.com/holdline/scrape/targets"
+)
+
+// namedPool is a pool and what people call it.
+type namedPool struct {
+	name string
+	pool *proxies.Pool
+}
+
+// followed is a pool whose exits stand in a file.
+type followed struct {
+	pool  *proxies.Pool
+	exits *targets.Exits
+}
+
+// pool makes the pool of a target, or takes the one that targets share.
+func (w *wiring) pool(f *targets.File) (*proxies.Pool, error) {
+	exits, name := &f.Proxies.Exits, "target/"+f.Name
+	if f.Proxies.Pool != "" {
+		if shared := w.pools[f.Proxies.Pool]; shared != nil {
+			return shared, nil
+		}
+		exits, name = &w.worker.Pools[f.Proxies.Pool].Exits, "pool/"+f.Proxies.Pool
+	}
+	pool, err := proxies.New(proxies.Config{
+		Exits:           exits.List(),
+		MaxConnsPerExit: exits.MaxConns,
+		Seed:            w.seed,
+		Name:            name,
+		Commons:         w.commons,
+		Echo:            exits.Echo,
+		Log:             w.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if f.Proxies.Pool != "" {
+		w.pools[f.Proxies.Pool] = pool
+	}
+	w.named = append(w.named, namedPool{name, pool})
+	if exits.File != "" {
+		w.followed = append(w.followed, followed{pool, exits})
+	}
+	return pool, nil
+}
+
+// exitsFile is what is kept of exits between runs: which generation sessions
+// are of, and the bytes of the day.
+const exitsFile = "exits.json"
+
+// recallExits reads what an earlier run has kept. A damaged file costs sticky
+// sessions and no more, so it is only told.
+func (w *wiring) recallExits() {
+	w.commons = &proxies.Commons{}
+	data, err := os.ReadFile(filepath.Join(w.data, exitsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err == nil {
+		err = json.Unmarshal(data, w.commons)
+	}
+	if err != nil {
+		w.log.Warn("what was kept of the exits cannot be read: sessions of providers begin anew", "error", err)
+		w.commons = &proxies.Commons{}
+	}
+}
+
+// keepExits follows list files and keeps what must survive a restart, until
+// the function it returns is called.
+func (w *wiring) keepExits(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	for _, f := range w.followed {
+		wg.Go(func() { f.pool.Follow(ctx, string(f.exits.File), f.exits.Like(), 0) })
+	}
+	wg.Go(func() {
+		tick := time.NewTicker(2 * time.Second)
+		defer tick.Stop()
+		var kept []byte
+		for over := false; !over; {
+			select {
+			case <-ctx.Done():
+				over = true
+			case <-tick.C:
+			}
+			data, err := json.Marshal(w.commons)
+			if err == nil && !bytes.Equal(data, kept) && string(data) != "null" {
+				if err = writeWhole(filepath.Join(w.data, exitsFile), data); err == nil {
+					kept = data
+				}
+			}
+			if err != nil {
+				w.log.Warn("the state of the exits cannot be kept", "error", err)
+			}
+		}
+	})
+	return func() { cancel(); wg.Wait() }
+}
+
+// writeWhole replaces a file in one step.
+func writeWhole(path string, data []byte) error {
+	part := path + ".part"
+	if err := os.WriteFile(part, data, 0o600); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	return os.Rename(part, path)
+}
