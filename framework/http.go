@@ -96,6 +96,7 @@ func OpenSSE(ctx context.Context, s *Session, req *http.Request, from Cursor, o 
 		LastEventID: string(from),
 		Budget:      s.budget,
 		OnOddity:    c.oddity,
+		OnID:        func(id []byte) { s.moved(Cursor(id)) },
 	})
 	return c, nil
 }

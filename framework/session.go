@@ -29,6 +29,7 @@ type Session struct {
 	bytes  *atomic.Uint64
 	budget *sse.Budget
 	odd    func(kind, first string)
+	moved  func(Cursor) // the cursor has moved without an event
 }
 
 // Watch puts the feed's body under the stream's watch: bytes read from it
