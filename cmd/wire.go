@@ -104,6 +104,7 @@ func (w *wiring) stream(f *targets.File, st *targets.Stream, identities *framewo
 		MaxWait:      time.Duration(st.Reconnect.Max),
 		HealthyAfter: time.Duration(st.Reconnect.HealthyAfter),
 		Handover:     st.Handover,
+		Lines:        st.Lines,
 		ReplayCheck:  st.ReplayCheck,
 		From:         framework.Cursor(st.From),
 		Limits:       limits,

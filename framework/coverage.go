@@ -17,6 +17,8 @@ const (
 	// NoteGap: events stopped, and what became of it; the body is a [Gap]. A
 	// later one with the same To and FirstID takes the place of an earlier one.
 	NoteGap byte = 2
+	// NoteEpoch: the site began its ids anew; the body is an [Epoch].
+	NoteEpoch byte = 3
 	// NoteTotal: older entries summed up; the body is a [Total].
 	NoteTotal byte = 4
 )
@@ -77,6 +79,9 @@ type Gap struct {
 	// Lost says that the missing numbers cannot come any more, since the site
 	// has begun them anew.
 	Lost bool `json:"lost,omitempty"`
+	// Doubled counts the events after it that may have been delivered before,
+	// since nothing tells them apart from those that were.
+	Doubled uint64 `json:"doubled,omitempty"`
 	// Cause is why the connection before it ended.
 	Cause Cause `json:"cause,omitempty"`
 }
@@ -85,6 +90,14 @@ type Gap struct {
 type Range struct {
 	First uint64 `json:"first"`
 	Last  uint64 `json:"last"`
+}
+
+// Epoch is a new beginning of a stream's ids: from here on they name other
+// events than before.
+type Epoch struct {
+	At time.Time `json:"at"`
+	// ID is the id that came with other content than before.
+	ID string `json:"id"`
 }
 
 // Held is a stretch during which a connection was held.
@@ -136,12 +149,17 @@ type GapTotal struct {
 // of the event itself; within says that it is not the first of its connection.
 // It runs under r.mu.
 func (r *runner) seam(ctx context.Context, l *line, v splice.Verdict, ev *Event, within bool) error {
-	g := Gap{From: r.lastEvent.UTC(), To: ev.Time.UTC(), Cause: r.lostCause}
+	g := Gap{From: r.lastEvent.UTC(), To: ev.Time.UTC(), Doubled: uint64(l.doubtful), Cause: r.lostCause}
 	switch {
 	case within:
 		g.Cause = CauseSkipped
 	case l.succeeds != "":
 		g.Cause = l.succeeds
+	case r.lostCause != "":
+	case v.Join == splice.Proven, v.Join == splice.Possible && r.abreast(l):
+		return nil // a further line has come: nothing had stopped
+	case v.Join == splice.Missing:
+		g.Cause = CauseSkipped // by all the lines
 	}
 	switch v.Join {
 	case splice.Missing:
@@ -166,12 +184,22 @@ func (r *runner) seam(ctx context.Context, l *line, v splice.Verdict, ev *Event,
 	return r.note(ctx, NoteGap, g)
 }
 
-// opened writes into the ledger that a connection is open, so that a program
+// noteOpen writes into the ledger that a connection is open, so that a program
 // that is killed leaves a trace of it.
-func (r *runner) opened(ctx context.Context, a *attempt) error {
+func (r *runner) noteOpen(ctx context.Context, a *attempt) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.note(ctx, NoteHeld, a.held())
+}
+
+// restarted writes a new beginning of the ids into the ledger, and gives up the
+// numbers that were missing before it.
+func (r *runner) restarted(ctx context.Context, ev *Event) error {
+	r.Log.Warn("the site has begun its ids anew", "id", string(ev.ID))
+	if err := r.note(ctx, NoteEpoch, Epoch{At: ev.Time.UTC(), ID: string(ev.ID)}); err != nil {
+		return err
+	}
+	return r.forget(ctx)
 }
 
 // held is the entry of an open connection.

@@ -38,6 +38,12 @@ func (m *memoryLog) Resume(context.Context) (Resume, error) {
 	return r, nil
 }
 
+func (m *memoryLog) History(ctx context.Context, most int) ([]TailEvent, error) {
+	r, err := m.Resume(ctx)
+	tail := slices.DeleteFunc(r.Tail, func(e TailEvent) bool { return e.Filled })
+	return tail[max(0, len(tail)-most):], err
+}
+
 func (m *memoryLog) Append(_ context.Context, ev *Event) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -166,6 +166,9 @@ func (f *feed) take(spare *gathered) *gathered {
 // Resume implements StreamLog: nothing is known.
 func (f *feed) Resume(context.Context) (Resume, error) { return Resume{}, nil }
 
+// History implements StreamLog: nothing is known.
+func (f *feed) History(context.Context, int) ([]TailEvent, error) { return nil, nil }
+
 // Move implements StreamLog: the next event brings the cursor.
 func (f *feed) Move(context.Context, Cursor) error { return nil }
 

@@ -3,7 +3,6 @@ package framework
 import (
 	"context"
 	"net/http"
-	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -14,27 +13,12 @@ import (
 // possible the old connection is closed first: a planned break.
 
 const (
-	// maxHeld and maxHeldBytes bound what a successor holds while it waits.
-	maxHeld, maxHeldBytes = 4096, 4 << 20
-	// joinTimeout bounds how long it waits for the old line to reach it.
-	joinTimeout = 10 * time.Second
 	// handoverRetry is the pause after a handover that came to nothing.
 	handoverRetry = 5 * time.Second
 	// leaseMargin is how long before the end of a lease its handover begins:
 	// long enough for a login through a browser.
 	leaseMargin = 5 * time.Second
 )
-
-// heldEvent is a copy of an event that waits.
-type heldEvent struct {
-	Event
-	content uint64
-}
-
-// heldFirst tells whether the line waits with this event in front.
-func (l *line) heldFirst(id []byte, content uint64) bool {
-	return l.waiting && len(l.held) > 0 && len(id) > 0 && l.held[0].content == content && string(l.held[0].ID) == string(id)
-}
 
 // plan arranges the handovers that can be foreseen for the connection. The
 // function it returns calls them off.
@@ -102,9 +86,9 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 	if cause == CauseGoAway {
 		id = a.id.again() // its transport opens another connection
 	} else if cause == CauseLease {
-		id, err = r.Identities.rotate(ctx, a.id, poolOutcome(nil))
+		id, err = l.ids.rotate(ctx, a.id, poolOutcome(nil))
 	} else {
-		id, err = r.Identities.reauthenticate(ctx, a.id, false)
+		id, err = l.ids.reauthenticate(ctx, a.id, false)
 	}
 	if err != nil {
 		if ctx.Err() == nil {
@@ -120,13 +104,15 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 		r.stats.renewed()
 		r.Log.Info("credential renewed before its end", "exit", id.lease.exit(), "generation", id.credential.Generation)
 	}
-	if !r.overlaps() {
+	if r.Handover == HandoverBreak {
 		id.release()
 		l.shut(cause, false)
 		return true
 	}
-	succ := r.newLine()
-	succ.waiting, succ.old, succ.succeeds = true, l, cause
+	succ := r.newLine(l.ids)
+	r.mu.Lock()
+	succ.old, succ.succeeds = l, cause
+	r.mu.Unlock()
 	b := &attempt{id: id, began: time.Now()}
 	// The successor outlives this handover, but its opening does not.
 	opening, abort := context.WithCancel(stream)
@@ -157,9 +143,8 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 	r.stats.rotated(a.id, id)
 	r.stats.reconnect(cause)
 	r.mu.Lock()
-	r.successor = succ
+	r.await(stream, succ)
 	r.mu.Unlock()
-	succ.deadline = time.AfterFunc(joinTimeout, func() { r.joinAnyway(stream, succ) })
 	r.wg.Go(func() {
 		defer abort()
 		r.hold(stream, cancel, succ, b)
@@ -172,93 +157,4 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 func crowded(err error) bool {
 	o := outcomeOf(err)
 	return o.Status == http.StatusTooManyRequests || o.Status == http.StatusConflict || o.Layer == LayerProxyCapacity || o.Layer == LayerLimit
-}
-
-// inherit lets a waiting successor take over at once because its old line, l,
-// has ended. It tells whether there was one.
-func (r *runner) inherit(ctx context.Context, l *line) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s := r.successor
-	if s == nil || s.old != l {
-		return false
-	}
-	// An error of the journal is met again at the successor's next event.
-	_ = r.join(ctx, s)
-	return true
-}
-
-// abandon gives up a successor whose connection ended before it could join.
-// It tells whether l was one.
-func (r *runner) abandon(l *line) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !l.waiting {
-		return false
-	}
-	if r.successor == l {
-		r.successor = nil
-	}
-	r.Log.Info("the successor's connection ended before it could take over")
-	return true
-}
-
-// overlaps tells whether a successor may run beside the old line.
-func (r *runner) overlaps() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch r.Handover {
-	case HandoverOverlap:
-		return true
-	case HandoverBreak:
-		return false
-	default:
-		return r.hasIDs // without ids the events of two lines cannot be told apart
-	}
-}
-
-// wait holds an event of a successor until it may join. It runs under r.mu.
-func (r *runner) wait(ctx context.Context, l *line, ev *Event) error {
-	first := len(l.held) == 0
-	if first && ev.ignored {
-		return nil // the old line passes its number
-	}
-	content := HashEvent(ev.Type, ev.Data)
-	kept := *ev
-	kept.ID, kept.Data = slices.Clone(ev.ID), slices.Clone(ev.Data)
-	l.held = append(l.held, heldEvent{kept, content})
-	l.heldLen += len(ev.ID) + len(ev.Data)
-	if first && r.splice.Knows(ev.ID, content) || len(l.held) >= maxHeld || l.heldLen >= maxHeldBytes {
-		return r.join(ctx, l)
-	}
-	return nil
-}
-
-// join lets a successor take over: what it held is delivered, the old line is
-// closed. It runs under r.mu.
-func (r *runner) join(ctx context.Context, l *line) error {
-	held := l.held
-	l.waiting, l.held, l.heldLen = false, nil, 0
-	if r.successor == l {
-		r.successor = nil
-	}
-	l.old.shut("", true)
-	l.old = nil
-	r.stats.set("live", "")
-	for i := range held {
-		if err := r.accept(ctx, l, &held[i].Event); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// joinAnyway ends a wait that has lasted too long, or whose old line is dead.
-func (r *runner) joinAnyway(ctx context.Context, l *line) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if l.waiting && r.successor == l && ctx.Err() == nil {
-		// An error of the journal is met again at the next event.
-		_ = r.join(ctx, l)
-	}
 }

@@ -193,6 +193,11 @@ func OpenSSE(ctx context.Context, s *Session, req *http.Request, from Cursor, o 
 		LastEventID: string(from),
 		Budget:      s.budget,
 		OnOddity:    func(o sse.Oddity) { s.oddity(o.Kind.String(), o.First, o.Kind == sse.TooLarge) },
+		OnID: func(id []byte) {
+			if s.moved != nil && c.resume.path == nil && !c.resume.never { // else the cursor is not the id
+				s.moved(Cursor(id))
+			}
+		},
 	})
 	return c, nil
 }

@@ -69,6 +69,8 @@ type Identities struct {
 	current   *identity
 	serial    uint64
 	rotations uint64
+	slots     []*Identities // those of further lines: see slot
+	first     *Identities   // whose slot this is, nil for none's
 }
 
 // NewIdentities returns an Identities that has made none yet.
@@ -87,6 +89,44 @@ func NewIdentities(c IdentityConfig) *Identities {
 		m.gate.what, m.gate.limit = "credential of "+c.Key, c.MaxStreams
 	}
 	return m
+}
+
+// slot returns the identities of the n-th line of a stream that is held by
+// several: n is 0 for those of the first one, m itself. Each slot has an exit
+// of its own, as far as there are as many.
+func (m *Identities) slot(n int) *Identities {
+	if n == 0 {
+		return m
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := len(m.slots); i < n; i++ {
+		c := m.config
+		c.Key = fmt.Sprintf("%s#%d", c.Key, i+2)
+		s := NewIdentities(c)
+		s.first = m
+		m.slots = append(m.slots, s)
+	}
+	return m.slots[n-1]
+}
+
+// others are the names of the exits that the other slots use.
+func (m *Identities) others() (exits []string) {
+	first := m
+	if m.first != nil {
+		first = m.first
+	}
+	first.mu.Lock()
+	all := append([]*Identities{first}, first.slots...)
+	first.mu.Unlock()
+	for _, s := range all {
+		s.mu.Lock()
+		if s != m && s.current != nil && s.current.lease != nil {
+			exits = append(exits, s.current.lease.exit())
+		}
+		s.mu.Unlock()
+	}
+	return exits
 }
 
 // identity is one generation of them. It lives as long as anybody holds it.
@@ -304,7 +344,7 @@ func (m *Identities) lease(ctx context.Context, prefer string, avoid []string) (
 		target = m.config.Hosts[0]
 	}
 	l, err := m.config.Pool.Lease(ctx, proxies.Request{
-		Key: m.config.Key, Kind: m.config.Kind, Fallback: m.config.Fallback, Target: target, Prefer: prefer, Avoid: avoid,
+		Key: m.config.Key, Kind: m.config.Kind, Fallback: m.config.Fallback, Target: target, Prefer: prefer, Avoid: append(avoid, m.others()...),
 	})
 	if err != nil {
 		return nil, err
@@ -408,11 +448,14 @@ func (m *Identities) dropLease(l *lease) {
 // it; it is called after they have ended.
 func (m *Identities) Close() {
 	m.mu.Lock()
-	id := m.current
+	id, slots := m.current, m.slots
 	m.current = nil
 	m.mu.Unlock()
 	if id != nil {
 		id.release()
+	}
+	for _, s := range slots {
+		s.Close()
 	}
 }
 
@@ -420,7 +463,11 @@ func (m *Identities) Close() {
 func (m *Identities) Rotations() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.rotations
+	n := m.rotations
+	for _, s := range m.slots {
+		n += s.Rotations()
+	}
+	return n
 }
 
 // Logins counts the good logins of the credential so far.

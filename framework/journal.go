@@ -44,6 +44,11 @@ type StreamLog interface {
 	// Resume returns the committed cursor and what is needed to splice a new
 	// connection to the old ones. It is asked once, before the first Append.
 	Resume(ctx context.Context) (Resume, error)
+	// History returns the last events of the stream like Resume's Tail, at
+	// most that many and as far back as the journal will look, without those
+	// that were filled: a site's history may word them differently. The engine
+	// asks when a connection brings what was delivered long ago. It is slow.
+	History(ctx context.Context, most int) ([]TailEvent, error)
 	// Append takes a copy of the event into the chunk being gathered, and of
 	// its cursor. It blocks only while the chunk being gathered is full and
 	// the one before is still being committed. It returns before the event is

@@ -22,13 +22,15 @@ type Ledger struct {
 	Held []Held `json:"held"`
 	// Gaps are in the order in which they were found.
 	Gaps []Gap `json:"gaps"`
+	// Epochs are the last times that the site began its ids anew, in order.
+	Epochs []Epoch `json:"epochs,omitempty"`
 }
 
 // ReadLedger reads a stream's notes. last is when its last event was received:
 // it bounds the last connection of a program that was killed.
 func ReadLedger(notes []Note, last time.Time) Ledger {
 	e := readNotes(notes)
-	l := Ledger{Totals: e.totals, Gaps: e.gaps}
+	l := Ledger{Totals: e.totals, Gaps: e.gaps, Epochs: e.epochs}
 	for i := range e.held {
 		if h := &e.held[i]; h.To.IsZero() {
 			h.To = later(h.From, last)
@@ -74,6 +76,11 @@ func (l Ledger) Since(t time.Time) Ledger {
 				g.From = later(g.From, t)
 			}
 			out.Gaps = append(out.Gaps, g)
+		}
+	}
+	for _, x := range l.Epochs {
+		if x.At.After(t) {
+			out.Epochs = append(out.Epochs, x)
 		}
 	}
 	return out
@@ -170,10 +177,13 @@ type entries struct {
 	totals []Total
 	held   []Held
 	gaps   []Gap
+	epochs []Epoch
 	other  []Note // of a newer program, or damaged: kept as they are
 }
 
-func (e *entries) len() int { return len(e.totals) + len(e.held) + len(e.gaps) + len(e.other) }
+func (e *entries) len() int {
+	return len(e.totals) + len(e.held) + len(e.gaps) + len(e.epochs) + len(e.other)
+}
 
 func readNotes(notes []Note) *entries {
 	type key struct {
@@ -207,6 +217,10 @@ func readNotes(notes []Note) *entries {
 		case NoteTotal:
 			if t, ok := body[Total](e, n); ok {
 				e.totals = append(e.totals, t)
+			}
+		case NoteEpoch:
+			if x, ok := body[Epoch](e, n); ok {
+				e.epochs = append(e.epochs, x)
 			}
 		default:
 			e.other = append(e.other, n)
@@ -260,6 +274,9 @@ func CompactNotes(notes []Note, keep int) []Note {
 		out = append(out, newNote(NoteTotal, t))
 	}
 	out = append(out, e.other...)
+	for _, x := range e.epochs {
+		out = append(out, newNote(NoteEpoch, x))
+	}
 	held, gaps := e.held, e.gaps
 	for len(held)+len(gaps) > 0 { // in the order of time, as they were written
 		if len(gaps) == 0 || len(held) > 0 && held[0].From.Before(gaps[0].To) {
@@ -272,9 +289,11 @@ func CompactNotes(notes []Note, keep int) []Note {
 }
 
 // sumUp reduces the entries: half of keep for the newest, a quarter for older
-// gaps that are known, an eighth each for totals and what is not understood.
+// gaps that are known, an eighth for totals, and a sixteenth each for new epochs
+// and what is not understood.
 func (e *entries) sumUp(keep int) {
-	e.other = e.other[max(0, len(e.other)-keep/8):]
+	e.other = e.other[max(0, len(e.other)-keep/16):]
+	e.epochs = e.epochs[max(0, len(e.epochs)-keep/16):]
 
 	ends := make([]time.Time, 0, len(e.held)+len(e.gaps))
 	for _, h := range e.held {

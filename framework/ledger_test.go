@@ -25,6 +25,8 @@ func TestBodiesOfTheLedgerAreFinal(t *testing.T) {
 			`{"state":"replayed","proof":"seen_again","from":"2026-03-01T00:00:01Z","to":"2026-03-01T00:00:02Z","cause":"silence"}`},
 		{newNote(NoteGap, Gap{State: GapKnown, To: at(2), FirstID: 7, LastID: 20, Missing: 4, Filled: 10, Left: []Range{{8, 9}, {19, 20}}, Lost: true}),
 			`{"state":"known","to":"2026-03-01T00:00:02Z","first_id":7,"last_id":20,"missing":4,"filled":10,"left":[{"first":8,"last":9},{"first":19,"last":20}],"lost":true}`},
+		{newNote(NoteGap, Gap{State: GapPossible, To: at(2), Doubled: 3}), `{"state":"possible","to":"2026-03-01T00:00:02Z","doubled":3}`},
+		{newNote(NoteEpoch, Epoch{At: at(2), ID: "7"}), `{"at":"2026-03-01T00:00:02Z","id":"7"}`},
 		{newNote(NoteTotal, Total{From: at(0), To: at(60), Held: 59.5, Connections: 2, Events: 9, Gaps: map[GapState]GapTotal{GapKnown: {Count: 1, Seconds: 0.5, Missing: 3}}}),
 			`{"from":"2026-03-01T00:00:00Z","to":"2026-03-01T00:01:00Z","held_s":59.5,"connections":2,"events":9,"gaps":{"known":{"count":1,"s":0.5,"missing":3}}}`},
 	} {
@@ -155,6 +157,9 @@ func TestCompactionKeepsAnOpenConnectionAndForeignNotes(t *testing.T) {
 	for n := range 20 { // killed again and again
 		notes = append(notes, newNote(NoteHeld, Held{From: at(-float64(n) - 1), Exit: "b"}))
 	}
+	for n := range 20 { // the site began its ids anew
+		notes = append(notes, newNote(NoteEpoch, Epoch{At: at(float64(n)), ID: "1"}))
+	}
 	notes = CompactNotes(notes, 16)
 	if len(notes) > 16 {
 		t.Fatalf("%d notes", len(notes))
@@ -165,6 +170,9 @@ func TestCompactionKeepsAnOpenConnectionAndForeignNotes(t *testing.T) {
 	ended := slices.ContainsFunc(l.Held, func(h Held) bool { return h.Exit == "a" && h.To.Equal(at(30)) && h.Events == 5 })
 	if !ended || l.Sum().Connections != 41 || l.Sum().Events != 5 {
 		t.Errorf("held %+v, totals %+v", l.Held, l.Totals)
+	}
+	if last := (Epoch{At: at(19), ID: "1"}); !slices.Equal(l.Epochs, []Epoch{last}) || !slices.Equal(l.Since(at(18)).Epochs, l.Epochs) || len(l.Since(at(19)).Epochs) != 0 {
+		t.Errorf("new epochs %+v", l.Epochs)
 	}
 	if e := readNotes(notes); len(e.other) != 1 || e.other[0].Kind != 200 {
 		t.Errorf("what is not understood was lost: %v", e.other)

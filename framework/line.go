@@ -22,23 +22,31 @@ import (
 type line struct {
 	seam splice.Line // guarded by runner.mu
 
+	ids *Identities // where its identities come from
+
 	// Guarded by runner.mu: what the ledger says of the connection's seam.
 	again    bool  // it brought events that had been delivered
 	joined   bool  // it has added an event
-	succeeds Cause // why it was opened beside another one; empty when it was not
+	succeeds Cause // why it was opened anew beside another one; empty when it was not
 
-	// Guarded by runner.mu: a line in handover holds its events until it joins.
-	waiting  bool
-	held     []heldEvent
-	heldLen  int
-	old      *line       // the line it takes over from
-	deadline *time.Timer // the end of the wait; nil for a stream's first line
+	// Guarded by runner.mu.
+	exit     string // of its connection
+	live     bool   // it counts as a live line in the statistics
+	waiting  bool   // its events are held until its place is found: see seam.go
+	held     held
+	side     bool        // it has waited beside another line
+	since    int         // how much had been delivered when the wait began
+	deadline *time.Timer // the end of the wait
+	old      *line       // the line that it takes over from, until it does
+	doubtful int         // what it delivers may begin with so many events delivered before
+	missed   bool        // it has read events that were not taken: its cursor is ahead
 
 	mu      sync.Mutex
 	conn    Connection
 	planned Cause // why the connection is being closed on purpose
 	silence watch.Kind
 	waited  time.Duration
+	failure error // what it held could not be delivered
 
 	replaced atomic.Bool // another line has taken over
 }
@@ -50,10 +58,10 @@ var (
 	errPlanned  = errors.New("closed for a planned change")
 )
 
-func (r *runner) newLine() *line {
+func (r *runner) newLine(ids *Identities) *line {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	l := &line{}
+	l := &line{ids: ids}
 	r.renumber(l)
 	return l
 }
@@ -63,7 +71,7 @@ func (r *runner) newLine() *line {
 func (r *runner) renumber(l *line) {
 	r.lines++
 	l.seam = splice.Line{Number: r.lines}
-	l.again, l.joined, l.succeeds = false, false, ""
+	l.again, l.joined, l.missed = false, false, false
 }
 
 func (l *line) closed() bool { return l.replaced.Load() }
@@ -75,6 +83,17 @@ func (l *line) shut(cause Cause, replaced bool) {
 	}
 	l.mu.Lock()
 	l.planned = cause
+	conn := l.conn
+	l.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
+}
+
+// fail closes the line's connection because what it held could not be delivered.
+func (l *line) fail(err error) {
+	l.mu.Lock()
+	l.failure = err
 	conn := l.conn
 	l.mu.Unlock()
 	if conn != nil {
@@ -143,9 +162,6 @@ func (r *runner) hold(ctx context.Context, cancel context.CancelFunc, l *line, a
 		if s.prev != nil {
 			s.prev.release()
 		}
-		if l.deadline != nil {
-			l.deadline.Stop()
-		}
 	}()
 	for {
 		var err error
@@ -181,7 +197,11 @@ func apart(f func()) {
 // settle ends an attempt. It tells how long to wait before the next one, or
 // that the line is over.
 func (r *runner) settle(ctx context.Context, cancel context.CancelFunc, l *line, a *attempt, err error, s *streak) (wait time.Duration, over bool) {
-	if l.closed() || ctx.Err() != nil || r.abandon(l) || r.inherit(ctx, l) {
+	over, failed := r.parted(ctx, l)
+	if failed != nil {
+		err = failed
+	}
+	if over || l.closed() || ctx.Err() != nil {
 		r.leave(l, a, s, "")
 		return 0, true
 	}
@@ -196,7 +216,7 @@ func (r *runner) settle(ctx context.Context, cancel context.CancelFunc, l *line,
 		return 0, true
 	}
 	outcome, verdict := r.judge(l, a, err, s)
-	r.lost(verdict.Cause)
+	r.lost(l, verdict.Cause)
 	asked := a.retry()
 	r.leave(l, a, s, verdict.Cause)
 	switch verdict.Remedy {
@@ -236,13 +256,13 @@ func (r *runner) connect(ctx context.Context, l *line, s *streak) (*attempt, err
 	switch {
 	case s.prev != nil && s.fix == Reauthenticate:
 		r.stats.set("logging in", "")
-		a.id, err = r.Identities.reauthenticate(ctx, s.prev, true)
+		a.id, err = l.ids.reauthenticate(ctx, s.prev, true)
 	case s.prev != nil && s.fix == Rotate:
 		r.stats.set("rotating", "")
-		a.id, err = r.Identities.rotate(ctx, s.prev, poolOutcome(s.outcome))
+		a.id, err = l.ids.rotate(ctx, s.prev, poolOutcome(s.outcome))
 	default:
 		r.stats.set("logging in", "")
-		a.id, err = r.Identities.acquire(ctx)
+		a.id, err = l.ids.acquire(ctx)
 	}
 	if err != nil {
 		return a, err
@@ -273,19 +293,24 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 		return err
 	}
 	// Others may have learnt meanwhile that the credential is refused.
-	if latest := r.Identities.latest(a.id); latest != nil {
+	if latest := l.ids.latest(a.id); latest != nil {
 		r.stats.rotated(a.id, latest)
 		a.id.release()
 		a.id = latest
 	}
 	r.mu.Lock()
 	a.from = r.resumeFrom()
+	l.exit = a.id.lease.exit()
+	successor := l.old != nil
+	if !successor && !r.abreast(l) {
+		l.succeeds = ""
+	}
 	r.mu.Unlock()
 	a.watch = watch.New(watch.Config{
 		Stale: r.stale(silences), Rhythm: r.learning(), Quiet: r.QuietAfter,
 		Fire: l.silent, Buffered: func(every time.Duration) { r.buffered(a, every) },
 	})
-	if !waiting {
+	if !successor {
 		r.stats.set("connecting", a.id.lease.exit())
 	}
 	conn, err := r.Target.Open(ctx, &Session{
@@ -297,6 +322,7 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 		traffic: r.stats.through(a.id.lease.exit()),
 		budget:  r.Budget,
 		odd:     r.odd,
+		moved:   func(c Cursor) { r.moved(l, c) },
 	}, a.from)
 	if err != nil {
 		if u := (*url.Error)(nil); errors.As(err, &u) {
@@ -396,7 +422,8 @@ func (r *runner) leave(l *line, a *attempt, s *streak, cause Cause) {
 func (r *runner) moved(l *line, c Cursor) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if c == "" || c == r.cursor || l.waiting || r.lines != l.seam.Number || r.successor != nil {
+	leads := r.head == l.seam.Number || !r.abreast(l) && !l.seam.Behind()
+	if c == "" || c == r.cursor || l.waiting || l.missed || l.closed() || !leads {
 		return // nothing new, or another line knows better
 	}
 	if err := r.log.Move(context.Background(), c); err == nil {
@@ -410,14 +437,11 @@ func (r *runner) pump(ctx context.Context, cancel context.CancelFunc, l *line, a
 	defer stop()
 	defer r.plan(ctx, cancel, l, a)()
 	r.mu.Lock()
-	waiting := l.waiting
+	r.enter(l)
 	r.mu.Unlock()
-	if !waiting {
-		r.stats.live(a.id.lease.exit())
-		r.Log.Debug("connected", "exit", a.id.lease.exit(), "cursor", string(a.from))
-	}
+	r.Log.Debug("connected", "exit", a.id.lease.exit(), "cursor", string(a.from))
 	var err error
-	apart(func() { err = r.opened(ctx, a) })
+	apart(func() { err = r.noteOpen(ctx, a) })
 	if err != nil {
 		return err
 	}
@@ -464,6 +488,8 @@ func (l *line) reason(err error) error {
 	switch {
 	case l.closed():
 		return errReplaced
+	case l.failure != nil:
+		return l.failure
 	case l.planned != "":
 		return errPlanned
 	case l.silence == watch.Silence:
@@ -520,9 +546,13 @@ func (r *runner) judge(l *line, a *attempt, err error, s *streak) (*Outcome, Ver
 }
 
 // lost notes when and why events stopped, until they flow again.
-func (r *runner) lost(cause Cause) {
+func (r *runner) lost(l *line, cause Cause) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if l.succeeds = ""; r.abreast(l) {
+		l.succeeds = cause
+		return // they have not stopped
+	}
 	if r.lostAt.IsZero() {
 		r.lostAt, r.lostCause = time.Now(), cause
 	}

@@ -29,7 +29,8 @@ type Session struct {
 	traffic *traffic
 	budget  *sse.Budget
 	// odd is told what the feed's format drops, and whether that was an event.
-	odd func(kind, first string, event bool)
+	odd   func(kind, first string, event bool)
+	moved func(Cursor) // the cursor has moved without an event
 }
 
 // Watch puts the feed's body under the stream's watch: bytes read from it

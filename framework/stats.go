@@ -161,6 +161,7 @@ type streamStats struct {
 	lastID          []byte
 	began, over     time.Time
 	opened          bool // there has been a connection
+	lines           int  // live ones: while there are any, the stream is live
 	missed          time.Duration
 	detect, resumes samples
 }
@@ -206,21 +207,33 @@ func (s *streamStats) event(ev *Event) {
 func (s *streamStats) set(state, detail string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.is.State, s.is.Detail = state, detail
+	if s.lines == 0 || state == "done" {
+		s.is.State, s.is.Detail = state, detail
+	}
 }
 
 func (s *streamStats) live(exit string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.is.State, s.is.Detail, s.is.Exit, s.opened = "live", "", exit, true
+	s.lines++
+}
+
+// left takes back one live.
+func (s *streamStats) left() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lines--
 }
 
 func (s *streamStats) waiting(v Verdict, wait time.Duration, err error, planned bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.is.State, s.is.Detail = "waiting", string(v.Cause)
-	if wait > 0 {
-		s.is.Detail += ", " + wait.Round(100*time.Millisecond).String()
+	if s.lines == 0 {
+		s.is.State, s.is.Detail = "waiting", string(v.Cause)
+		if wait > 0 {
+			s.is.Detail += ", " + wait.Round(100*time.Millisecond).String()
+		}
 	}
 	if !planned {
 		s.is.Error = err.Error()

@@ -46,6 +46,10 @@ type Stream struct {
 	HealthyAfter time.Duration
 	// Handover says how a planned change is made; empty means HandoverAuto.
 	Handover Handover
+	// Lines is how many connections are held side by side, through different
+	// exits where there are any: what one loses without a word the others
+	// bring. 0 means 1, and more than 4 means 4.
+	Lines int
 	// From is the cursor of the very first connection, when the journal knows
 	// none.
 	From Cursor
@@ -74,14 +78,17 @@ type Stream struct {
 type Handover string
 
 const (
-	// HandoverAuto overlaps where events can be told apart by their ids and
-	// the site and the caps allow it, and breaks where they do not.
+	// HandoverAuto overlaps where the site and the caps allow it, and breaks
+	// where they do not.
 	HandoverAuto Handover = "auto"
 	// HandoverOverlap opens the successor before the old connection is closed.
 	HandoverOverlap Handover = "overlap"
 	// HandoverBreak closes the old connection first and resumes from the cursor.
 	HandoverBreak Handover = "break"
 )
+
+// maxLines bounds the connections that a stream holds side by side.
+const maxLines = 4
 
 // withDefaults returns a copy with every default in place.
 func (s *Stream) withDefaults() Stream {
@@ -102,6 +109,7 @@ func (s *Stream) withDefaults() Stream {
 	if c.Handover == "" {
 		c.Handover = HandoverAuto
 	}
+	c.Lines = min(max(c.Lines, 1), maxLines)
 	return c
 }
 
@@ -113,8 +121,9 @@ func or(d, otherwise time.Duration) time.Duration {
 }
 
 // runner is one stream at work. Each of its lines is one goroutine that reads
-// a connection and opens the next one after it; there is one line, which is
-// run's own goroutine, and a second one for the length of a handover.
+// a connection and opens the next one after it; there are as many as Lines
+// says, of which the first is run's own goroutine, and one more for the length
+// of a handover.
 type runner struct {
 	Stream
 	log    StreamLog
@@ -128,14 +137,17 @@ type runner struct {
 	mu        sync.Mutex // guards what follows; Append is called with it held
 	splice    *splice.Splice
 	cursor    Cursor
-	lines     uint64 // numbers lines
-	successor *line  // a line in handover, not joined yet
+	lines     uint64  // numbers connections
+	connected []*line // those with a connection
+	waiting   []*line // those whose place has to be found; replaced, never changed
+	joining   bool    // a line is delivering what it held
+	head      uint64  // the number of the connection that brought the last event
+	past      history
 	lastEvent time.Time
 	lostAt    time.Time // when the last connection ended, until the next event
-	lostCause Cause
-	hasIDs    bool
-	known     bool     // earlier runs held the stream
-	cursors   []Cursor // of the last events, as many as ReplayCheck asks for
+	lostCause Cause     // why, until an event has been added since
+	known     bool      // earlier runs held the stream
+	cursors   []Cursor  // of the last events, as many as ReplayCheck asks for
 	sequence  sequence
 	missing   missing
 	final     error // why the stream ended
@@ -170,7 +182,6 @@ func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 		last = e
 		r.splice.Recall(e.ID, e.Hash)
 		r.lastEvent = e.Time
-		r.hasIDs = r.hasIDs || e.ID != ""
 		r.passed(e.Cursor)
 		if r.types == nil { // else the numbers after the last event are not known
 			r.sequence = sequence{last: e.Sequence, known: e.Sequenced}
@@ -199,12 +210,16 @@ func (r *runner) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.stats.begin(time.Now())
-	first := r.newLine()
+	r.splice.Older = func(id []byte) (uint64, bool) { return r.past.find(ctx, r, id) }
 	if r.Backfill != nil {
 		r.wg.Go(func() { r.backfill(ctx, cancel) })
 	}
-	r.hold(ctx, cancel, first, nil)
-	r.wg.Wait() // for those that have taken over
+	for n := 1; n < r.Lines; n++ {
+		l := r.newLine(r.Identities.slot(n))
+		r.wg.Go(func() { r.hold(ctx, cancel, l, nil) })
+	}
+	r.hold(ctx, cancel, r.newLine(r.Identities), nil)
+	r.wg.Wait() // for the others, and those that have taken over
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stats.end(time.Now())
@@ -236,15 +251,22 @@ func (r *runner) offer(ctx context.Context, l *line, ev *Event) error {
 	if l.closed() {
 		return errReplaced
 	}
-	if l.waiting {
-		return r.wait(ctx, l, ev)
+	if ev.ignored && !l.waiting && !l.seam.Begun() && r.abreast(l) {
+		return nil // the other line passes its number
 	}
-	return r.accept(ctx, l, ev)
+	content := HashEvent(ev.Type, ev.Data)
+	if !l.waiting && r.stray(l, ev, content) {
+		r.await(ctx, l)
+	}
+	if l.waiting {
+		return r.wait(ctx, l, ev, content)
+	}
+	return r.accept(ctx, l, ev, content)
 }
 
 // accept delivers an event of a line that has joined, unless another line has
 // delivered it.
-func (r *runner) accept(ctx context.Context, l *line, ev *Event) error {
+func (r *runner) accept(ctx context.Context, l *line, ev *Event, content uint64) error {
 	if ev.ignored {
 		return r.passIgnored(ctx, l, ev)
 	}
@@ -253,60 +275,71 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event) error {
 		r.reached(ev.Time)
 		return nil
 	}
-	content := HashEvent(ev.Type, ev.Data)
 	v := r.splice.Offer(&l.seam, ev.ID, content)
-	if !v.Duplicate && !r.share.take() {
+	if v.Duplicate {
+		r.doubled(l, *ev)
+		return nil
+	}
+	if !r.share.take() {
 		return errEnough
 	}
 	r.reached(ev.Time)
-	if v.Duplicate {
-		r.stats.duplicates.Add(1)
-		l.again = true
-	} else {
-		if v.Restarted {
-			r.Log.Warn("the site has begun its ids anew", "id", string(ev.ID))
-			if err := r.forget(ctx); err != nil {
-				return err
-			}
-		}
-		if v.Join == splice.First && r.known {
-			v.Join = splice.Possible // the journal has forgotten what was before
-		}
-		n, numbered := r.number(ev)
-		late := r.missing.lacks(n, numbered)
-		v, within, err := r.count(ctx, ev, v, late != nil)
-		if err != nil {
+	if v.Restarted {
+		if err := r.restarted(ctx, ev); err != nil {
 			return err
 		}
-		if v.Join != splice.Within && v.Join != splice.First {
-			if apart(func() { err = r.seam(ctx, l, v, ev, within) }); err != nil {
+	}
+	if v.Join == splice.First && r.known {
+		v.Join = splice.Possible // the journal has forgotten what was before
+	}
+	n, numbered := r.number(ev)
+	late := r.missing.lacks(n, numbered)
+	v, within, err := r.count(ctx, ev, v, late != nil)
+	if err != nil {
+		return err
+	}
+	if v.Join != splice.Within && v.Join != splice.First {
+		if apart(func() { err = r.seam(ctx, l, v, ev, within) }); err != nil {
+			return err
+		}
+	}
+	if !within { // the seam has told of them
+		l.doubtful, r.lostCause = 0, ""
+	}
+	if err := r.log.Append(ctx, ev); err != nil {
+		return &journalError{err}
+	}
+	r.cursor, r.lastEvent, r.head = ev.Cursor, ev.Time, l.seam.Number
+	r.passed(ev.Cursor)
+	r.past.age()
+	l.joined = true
+	r.stats.event(ev)
+	if late != nil && slices.Contains(r.missing.holes, late) {
+		r.missing.came(late, n)
+		if len(late.left) == 0 {
+			if apart(func() { err = r.account(ctx, late) }); err != nil {
 				return err
 			}
 		}
-		if err := r.log.Append(ctx, ev); err != nil {
-			return &journalError{err}
-		}
-		r.cursor, r.lastEvent = ev.Cursor, ev.Time
-		r.passed(ev.Cursor)
-		l.joined = true
-		r.hasIDs = r.hasIDs || len(ev.ID) > 0
-		r.stats.event(ev)
-		if late != nil && slices.Contains(r.missing.holes, late) {
-			r.missing.came(late, n)
-			if len(late.left) == 0 {
-				if apart(func() { err = r.account(ctx, late) }); err != nil {
-					return err
-				}
-			}
-		}
-		if r.share.done() {
-			return errEnough // at once: the next event may be long in coming
-		}
 	}
-	if s := r.successor; s != nil && s != l && s.heldFirst(ev.ID, content) {
-		return r.join(ctx, s)
+	if r.share.done() {
+		return errEnough // at once: the next event may be long in coming
+	}
+	if len(r.waiting) > 0 {
+		return r.delivered(ctx)
 	}
 	return nil
+}
+
+// doubled counts what the line has brought of events that were delivered before.
+func (r *runner) doubled(l *line, events ...Event) {
+	for i := range events {
+		if !events[i].ignored {
+			l.again = true
+			r.stats.duplicates.Add(1)
+			r.reached(events[i].Time)
+		}
+	}
 }
 
 // reached notes that events flow again.

@@ -119,6 +119,10 @@ type Stream struct {
 	// opens the next one first, `break` closes the old one first, `auto` does
 	// what site, ids and caps allow.
 	Handover framework.Handover `yaml:"handover" default:"auto" enum:"auto,overlap,break"`
+	// How many connections are held side by side, through different exits
+	// where there are as many: what one loses without a word the others bring.
+	// The site and the exits must allow so many; 4 at most.
+	Lines int `yaml:"lines" default:"1" min:"1" max:"4"`
 	// The field of the event's JSON data, as a dotted path such as `meta.seq`,
 	// that numbers the events without holes: then missing ones are named.
 	// Without it ids that are seen to count by one do the same.

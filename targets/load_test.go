@@ -178,7 +178,7 @@ func TestDefaultsWithoutKeys(t *testing.T) {
 		t.Errorf("file is %+v", f)
 	}
 	if s.Method != "GET" || s.StaleAfter.String() != "auto" || s.MaxEvent != 16<<20 || s.OnEnd != "reconnect" ||
-		s.Handover != framework.HandoverAuto || s.QuietAfter != 0 {
+		s.Handover != framework.HandoverAuto || s.Lines != 1 || s.QuietAfter != 0 {
 		t.Errorf("stream is %+v", s)
 	}
 	if want := (Reconnect{Duration(time.Second), Duration(time.Minute), Duration(10 * time.Second)}); s.Reconnect != want {

@@ -192,6 +192,13 @@ func (s *site) first(t *testing.T) *wire {
 	return nil
 }
 
+// lines is how many streams are open.
+func (s *site) lines() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
 // answerFor answers requests with h for so long.
 func (s *site) answerFor(t *testing.T, d time.Duration, h http.HandlerFunc) {
 	s.mu.Lock()

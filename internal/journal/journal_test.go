@@ -136,6 +136,36 @@ func TestResumeAfterAppendSeesIt(t *testing.T) {
 	}
 }
 
+func TestHistoryReachesFartherBackThanTheTail(t *testing.T) {
+	j := open(t, Config{})
+	l := stream(t, j, "a/s")
+	other := stream(t, j, "a/o")
+	appendEvents(t, l, 1, 15_000)
+	appendEvents(t, other, 1, 3)
+	for most, first := range map[int]int{12_000: 3001, 1 << 16: 1} {
+		got, err := l.History(t.Context(), most)
+		if err != nil || len(got) != 15_000-first+1 {
+			t.Fatalf("%d events of at most %d: %v", len(got), most, err)
+		}
+		for i, e := range got {
+			if want := event(first + i); e.ID != string(want.ID) || e.Hash != framework.HashEvent(want.Type, want.Data) {
+				t.Fatalf("event %d is %+v, want %s", i, e, want.ID)
+			}
+		}
+	}
+	ev := event(20_000)
+	ev.Filled = true
+	if err := l.Append(t.Context(), ev); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := l.History(t.Context(), 1<<16); err != nil || len(got) != 15_000 {
+		t.Fatalf("%d events with one that was filled: %v", len(got), err)
+	}
+	if got, err := stream(t, j, "a/new").History(t.Context(), 10); got != nil || err != nil {
+		t.Fatalf("of a new stream: %v, %v", got, err)
+	}
+}
+
 func TestEventsComeBackAsTheyWere(t *testing.T) {
 	j := open(t, Config{})
 	l := stream(t, j, "a/ü\x00")

@@ -43,6 +43,22 @@ func (l *streamLog) Resume(ctx context.Context) (framework.Resume, error) {
 	return framework.Resume{Cursor: framework.Cursor(s.cursor), Known: s.known, Tail: tail, Notes: slices.Clone(s.notes)}, nil
 }
 
+// History implements [framework.StreamLog]. It looks as far back as Resume does
+// for streams that were active lately.
+func (l *streamLog) History(ctx context.Context, most int) ([]framework.TailEvent, error) {
+	if err := l.p.sync(ctx); err != nil {
+		return nil, err
+	}
+	l.p.mu.Lock()
+	name, last := l.state.name, l.state.last
+	l.p.mu.Unlock()
+	if last == 0 {
+		return nil, nil
+	}
+	found, err := l.p.scan(ctx, last, tailChunks, 1, most, func(n string) bool { return n == name })
+	return slices.DeleteFunc(found[name], func(e framework.TailEvent) bool { return e.Filled }), err
+}
+
 // tail returns the last events of the stream.
 func (p *partition) tail(ctx context.Context, st *streamState) ([]framework.TailEvent, error) {
 	p.tailing.Lock() // one scan serves all who wait for it
@@ -54,7 +70,7 @@ func (p *partition) tail(ctx context.Context, st *streamState) ([]framework.Tail
 		return nil, nil
 	}
 	if cached == nil {
-		found, err := p.scan(ctx, last, tailChunks, p.active(), func(string) bool { return true })
+		found, err := p.scan(ctx, last, tailChunks, p.active(), KeptTail, func(string) bool { return true })
 		if err != nil {
 			return nil, err
 		}
@@ -67,14 +83,15 @@ func (p *partition) tail(ctx context.Context, st *streamState) ([]framework.Tail
 		delete(cached.byStream, st.name)
 		return t, nil
 	}
-	found, err := p.scan(ctx, seq, idleChunks, 1, func(name string) bool { return name == st.name })
+	found, err := p.scan(ctx, seq, idleChunks, 1, KeptTail, func(name string) bool { return name == st.name })
 	return found[st.name], err
 }
 
 // scan collects the last events of the streams from at most that many chunks
-// up to number last, until that many streams have all that is kept. A chunk that cannot be read ends every tail: what is
-// before it does not adjoin what is after.
-func (p *partition) scan(ctx context.Context, last uint64, chunks, streams int, want func(string) bool) (map[string][]framework.TailEvent, error) {
+// up to number last, until that many streams have as many as are wanted at
+// most. A chunk that cannot be read ends every tail: what is before it does not
+// adjoin what is after.
+func (p *partition) scan(ctx context.Context, last uint64, chunks, streams, most int, want func(string) bool) (map[string][]framework.TailEvent, error) {
 	first, _ := p.bounds()
 	if n := uint64(chunks); last >= n {
 		first = max(first, last-n+1)
@@ -128,12 +145,12 @@ func (p *partition) scan(ctx context.Context, last uint64, chunks, streams int, 
 		enough := len(older) > 0
 		for name, list := range older {
 			have := found[name]
-			list = list[max(0, len(list)-(KeptTail-len(have))):]
+			list = list[max(0, len(list)-(most-len(have))):]
 			events += len(list)
 			found[name] = append(slices.Clip(list), have...)
 		}
 		for _, list := range found {
-			enough = enough && len(list) == KeptTail
+			enough = enough && len(list) == most
 		}
 		if enough && len(found) == streams || from == first {
 			break

@@ -1,14 +1,18 @@
 // Package splice tells, where two connections of one stream meet, what has
 // been delivered already and whether anything is missing between them.
 //
-// A [Splice] remembers the last events of a stream by id and content, and by
-// which connection they came. It never drops an event for looking like another
-// one of the same connection: equal prices are real. It does not hold events
-// and knows neither where they come from nor where they go.
+// A [Splice] remembers the last events of a stream in the order in which they
+// were delivered, and which connection brought them. Where the ids of a stream
+// tell its events apart, they decide. Where they do not, the sequences of two
+// connections are aligned: the k-th equal event of the one is the k-th equal
+// event of the other. It never drops an event for looking like another one of
+// the same connection: equal prices are real. It does not hold events and
+// knows neither where they come from nor where they go.
 package splice
 
 import (
 	"hash/maphash"
+	"math/bits"
 	"strconv"
 )
 
@@ -21,22 +25,36 @@ const proven = 3
 
 // Splice is the memory of one stream. It is not safe for concurrent use.
 type Splice struct {
-	seed   maphash.Seed
-	seen   map[uint64]entry // by hash of the id
-	ring   []uint64         // the keys of seen, in the order they came
-	oldest int
+	// Older, if set, is asked for the content of an event that was delivered
+	// too long ago to be remembered.
+	Older func(id []byte) (content uint64, found bool)
 
-	last    uint64 // the number of the last delivered event, if its id is a decimal number
+	seed     maphash.Seed
+	ring     []entry        // the event at position p is ring[p%Window]
+	end      int            // the position of the next event: how many there were
+	seen     map[uint64]int // by key: the position of the last event with it
+	recalled bool           // what is remembered began in an earlier life
+	named    int            // of the ring, those that have an id
+	vague    bool           // an id was seen twice: ids do not tell events apart
+	epoch    uint64         // how often the ids have begun anew
+	seam     int            // the position of the last event before which something may be missing
+	floor    uint64         // the largest number of this epoch that may have been forgotten
+
+	last    uint64 // the largest number delivered, if the ids are decimal numbers
 	numeric bool
 	runs    int  // consecutive numbers seen within connections
 	sparse  bool // numbers were skipped within a connection: holes mean nothing
-	any     bool // something has been delivered
 	conn    uint64
 }
 
+// entry is an event that was delivered.
 type entry struct {
-	content uint64
-	conn    uint64
+	token  uint64 // of its id and content
+	key    uint64 // of its id and the epoch; 0 without an id
+	number uint64 // its id where that is a number, else 0
+	line   uint64 // Line.Number of who brought it
+	// doubtful: it may be one that was delivered before.
+	doubtful bool
 }
 
 // New returns a Splice that remembers nothing.
@@ -44,11 +62,11 @@ func New() *Splice { return &Splice{seed: maphash.MakeSeed()} }
 
 // Verdict says what an offered event is.
 type Verdict struct {
-	// Duplicate: another connection delivered the same id with the same
-	// content. It must not be delivered again.
+	// Duplicate: another connection delivered the event. It must not be
+	// delivered again.
 	Duplicate bool
-	// Restarted: another connection delivered the same id with other content:
-	// the site has begun its ids anew. It must be delivered.
+	// Restarted: the same id was delivered with other content: the site has
+	// begun its ids anew. It must be delivered.
 	Restarted bool
 	// Join says what lies between the event and the last one delivered, when
 	// this is the first event that its connection adds.
@@ -80,78 +98,223 @@ type Line struct {
 	// Number tells connections of the stream apart; 0 is the journal's tail.
 	Number uint64
 
-	overlapped bool // it brought something that had been delivered before
-	joined     bool // it has added an event
+	begun      bool
+	epoch      uint64 // the one that the connection has reached
+	id         uint64 // hash of the last id that it brought
+	at         int    // the position that its next event should have
+	placed     bool   // at means something
+	doubt      int    // so many of its next events may have been delivered before
+	overlapped bool   // it brought something that had been delivered before
+	joined     bool   // it has added an event
 }
+
+// Begun tells whether an event of the connection has been judged.
+func (l *Line) Begun() bool { return l.begun }
+
+// Behind tells whether the connection has only brought what others had
+// brought before.
+func (l *Line) Behind() bool { return l.overlapped && !l.joined }
+
+// Empty tells whether nothing was delivered yet.
+func (s *Splice) Empty() bool { return s.end == 0 }
+
+// Sequential tells whether events are told apart by their sequence, since
+// their ids do not serve.
+func (s *Splice) Sequential() bool { return s.vague || 2*s.named < len(s.ring) }
 
 // Recall puts an event delivered in an earlier life of the program into the
 // memory. Events are recalled oldest first, before any Offer.
 func (s *Splice) Recall(id string, content uint64) {
-	if id != "" {
-		s.remember(s.key([]byte(id)), entry{content: content})
-		s.number([]byte(id), 0)
-	} else {
-		s.numeric = false
+	n := s.name([]byte(id))
+	if p, ok := s.seen[n.key(s.epoch)]; ok && n.hash != 0 {
+		switch {
+		case p == s.end-1:
+			s.vague = true
+		case s.entry(p).token != n.token(content) && s.counts():
+			s.restart()
+		}
 	}
-	s.any = true
+	if s.end == 0 && n.number > 0 {
+		s.floor = n.number - 1 // there may have been more before
+	}
+	s.recalled = true
+	s.number(n, 0)
+	s.remember(entry{token: n.token(content), key: n.key(s.epoch), number: n.number})
 }
 
-// Knows tells whether the event is one that was delivered already, or the very
-// next one by number: then a connection that begins with it misses nothing.
-func (s *Splice) Knows(id []byte, content uint64) bool {
-	if len(id) == 0 {
+// Token names an event: equal events have equal tokens.
+func (s *Splice) Token(id []byte, content uint64) uint64 {
+	return s.name(id).token(content)
+}
+
+// name is an event's own id.
+type name struct {
+	hash    uint64 // 0 without an id
+	number  uint64 // what the id says, if numeric
+	numeric bool   // it is a decimal number
+}
+
+func (s *Splice) name(id []byte) (n name) {
+	if len(id) > 0 {
+		n.hash = maphash.Bytes(s.seed, id) | 1
+		n.number, n.numeric = decimal(id)
+	}
+	return n
+}
+
+const golden = 0x9e3779b97f4a7c15 // spreads over all bits
+
+func (n name) token(content uint64) uint64 { return bits.RotateLeft64(n.hash, 17)*golden ^ content }
+
+// key names the id in an epoch.
+func (n name) key(epoch uint64) uint64 {
+	if n.hash == 0 {
+		return 0
+	}
+	return (n.hash + epoch*golden) | 1
+}
+
+// Reached tells whether what was delivered reaches the event: it was delivered
+// itself, or by its number it is not beyond the very next one. A connection
+// that begins with it is not ahead of the others.
+func (s *Splice) Reached(id []byte, content uint64) bool {
+	n := s.name(id)
+	if n.hash == 0 {
 		return false
 	}
-	if e, ok := s.seen[s.key(id)]; ok && e.content == content {
+	if p, ok := s.seen[n.key(s.epoch)]; ok && s.entry(p).token == n.token(content) {
 		return true
 	}
-	n, ok := decimal(id)
-	return ok && s.numeric && s.runs >= proven && !s.sparse && n == s.last+1
+	return n.numeric && s.counts() && n.number <= s.last+1
 }
 
 // Offer judges an event of the line and, unless it is a duplicate, remembers
-// it as delivered. id is the event's own, empty if it brought none.
+// it as delivered. id is the event's own, empty if it brought none. Where
+// [Splice.Stray] is true of the event it is taken for a new one.
 func (s *Splice) Offer(l *Line, id []byte, content uint64) Verdict {
+	s.begin(l)
+	n := s.name(id)
+	token := n.token(content)
 	var v Verdict
-	var key uint64
-	if len(id) > 0 {
-		key = s.key(id)
-		if e, ok := s.seen[key]; ok && e.conn != l.Number {
-			if e.content == content {
-				l.overlapped = true
-				v.Duplicate = true
-				return v
-			}
-			v.Restarted = true
-			s.numeric, s.runs, s.sparse = false, 0, false
-		}
+	if s.Sequential() || n.hash == 0 {
+		v.Duplicate = s.expected(l, token)
+	} else {
+		v.Duplicate, v.Restarted = s.known(l, id, n, content)
 	}
-	if !l.joined {
-		l.joined = true
-		v.Join, v.From, v.To = s.join(l, id, v.Restarted)
+	if n.hash != 0 {
+		l.id = n.hash
 	}
-	s.any = true
-	if len(id) == 0 {
+	if v.Duplicate {
+		l.overlapped = true
 		return v
 	}
-	s.remember(key, entry{content: content, conn: l.Number})
-	s.number(id, l.Number)
+	if !l.joined {
+		v.Join, v.From, v.To = s.join(l, n, v.Restarted)
+		l.joined = true
+		if v.Join > Proven {
+			s.seam = s.end
+		}
+	}
+	e := entry{token: token, key: n.key(l.epoch), line: l.Number, doubtful: l.doubt > 0}
+	l.doubt = max(l.doubt-1, 0)
+	if l.epoch == s.epoch {
+		s.number(n, l.Number)
+		e.number = n.number
+	}
+	if s.Sequential() || !l.placed || l.at == s.end {
+		l.at, l.placed = s.end+1, true
+	}
+	s.remember(e)
 	return v
 }
 
-func (s *Splice) join(l *Line, id []byte, restarted bool) (j Join, from, to uint64) {
-	if !s.any {
+// begin takes up a connection with its first event.
+func (s *Splice) begin(l *Line) {
+	if l.begun {
+		return
+	}
+	l.begun, l.epoch = true, s.epoch
+	if s.end == 0 {
+		l.placed = true
+	}
+}
+
+// known looks for the event by its id.
+func (s *Splice) known(l *Line, id []byte, n name, content uint64) (duplicate, restarted bool) {
+	token := n.token(content)
+	again := l.id == n.hash
+	p, ok := s.find(l, n, token)
+	if !ok {
+		if again {
+			s.vague = true
+		}
+		if n.numeric && l.epoch == s.epoch && n.number <= s.floor && s.Older != nil {
+			if was, found := s.Older(id); found {
+				if was == content {
+					return true, false
+				}
+				s.restart()
+				l.epoch = s.epoch
+				return false, true
+			}
+		}
+		return false, false
+	}
+	switch e := s.entry(p); {
+	case again:
+		// Twice within one connection are two events, whatever their ids.
+		s.vague = true
+	case e.token == token && e.line != l.Number:
+		l.at, l.placed = max(l.at, p+1), true
+		return true, false
+	case e.token == token, e.line == l.Number && !s.counts(), p == s.end-1:
+		s.vague = true
+	default:
+		s.restart()
+		l.epoch = s.epoch
+		return false, true
+	}
+	return false, false
+}
+
+// find looks for the id in the epoch that the line is in, and in a newer one
+// that another line has begun.
+func (s *Splice) find(l *Line, n name, token uint64) (p int, ok bool) {
+	p, ok = s.seen[n.key(l.epoch)]
+	if l.epoch == s.epoch || ok && s.entry(p).token == token {
+		return p, ok
+	}
+	q, there := s.seen[n.key(s.epoch)]
+	if ok || there && s.entry(q).token == token {
+		l.epoch = s.epoch // the line has reached the new beginning, too
+		return q, there
+	}
+	return p, ok
+}
+
+// restart begins a new epoch: what is remembered counts no more for those who
+// have reached it.
+func (s *Splice) restart() {
+	s.epoch++
+	s.numeric, s.runs, s.sparse, s.floor, s.last = false, 0, false, 0, 0
+	for i := range s.ring {
+		s.ring[i].number = 0
+	}
+}
+
+func (s *Splice) join(l *Line, n name, restarted bool) (j Join, from, to uint64) {
+	if s.end == 0 {
 		return First, 0, 0
 	}
 	if restarted {
 		return Possible, 0, 0
 	}
-	if n, ok := decimal(id); ok && s.numeric && s.runs >= proven && !s.sparse {
+	if n.numeric && s.counts() {
 		switch {
-		case n == s.last+1:
+		case n.number == s.last+1:
 			return Proven, 0, 0
-		case n > s.last+1:
-			return Missing, s.last + 1, n - 1
+		case n.number > s.last+1:
+			return Missing, s.last + 1, n.number - 1
 		}
 	}
 	if l.overlapped {
@@ -160,43 +323,53 @@ func (s *Splice) join(l *Line, id []byte, restarted bool) (j Join, from, to uint
 	return Possible, 0, 0
 }
 
-// number learns whether the ids of the stream count without holes.
-func (s *Splice) number(id []byte, conn uint64) {
-	n, ok := decimal(id)
-	if !ok {
+// counts tells whether the ids of the stream count without holes.
+func (s *Splice) counts() bool { return s.numeric && s.runs >= proven && !s.sparse && !s.vague }
+
+// number learns whether they do.
+func (s *Splice) number(n name, conn uint64) {
+	if !n.numeric {
 		s.numeric = false
 		return
 	}
 	if s.numeric && s.conn == conn {
 		switch {
-		case n == s.last+1:
+		case n.number == s.last+1:
 			s.runs++
-		case n > s.last+1 && conn != 0: // holes in the tail may be known gaps
+		case n.number > s.last+1 && conn != 0: // holes in the tail may be known gaps
 			s.sparse = true
 		}
 	}
-	if !s.numeric || n > s.last {
-		s.last = n
+	if !s.numeric || n.number > s.last {
+		s.last = n.number
 	}
 	s.numeric, s.conn = true, conn
 }
 
-func (s *Splice) key(id []byte) uint64 { return maphash.Bytes(s.seed, id) }
+func (s *Splice) entry(p int) *entry { return &s.ring[p%Window] }
 
-func (s *Splice) remember(key uint64, e entry) {
-	if s.seen == nil {
-		s.seen = map[uint64]entry{}
-	}
-	if _, known := s.seen[key]; !known {
-		if len(s.ring) < Window {
-			s.ring = append(s.ring, key)
-		} else {
-			delete(s.seen, s.ring[s.oldest])
-			s.ring[s.oldest] = key
-			s.oldest = (s.oldest + 1) % Window
+// base is the position of the oldest event that is remembered.
+func (s *Splice) base() int { return s.end - len(s.ring) }
+
+func (s *Splice) remember(e entry) {
+	if len(s.ring) < Window {
+		s.ring = append(s.ring, entry{})
+	} else if old := s.entry(s.end); old.key != 0 {
+		s.named--
+		s.floor = max(s.floor, old.number)
+		if s.seen[old.key] == s.end-Window {
+			delete(s.seen, old.key)
 		}
 	}
-	s.seen[key] = e
+	*s.entry(s.end) = e
+	if e.key != 0 {
+		if s.seen == nil {
+			s.seen = map[uint64]int{}
+		}
+		s.named++
+		s.seen[e.key] = s.end
+	}
+	s.end++
 }
 
 // decimal reads a number in its shortest decimal form: "007" names another

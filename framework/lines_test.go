@@ -1,0 +1,68 @@
+package framework
+
+import (
+	"slices"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestSlowerLineHealsWhatTheFasterOneLacks has two connections side by side,
+// of which the faster one never brings some events: nothing is to be called
+// missing, and nothing to come out of order.
+func TestSlowerLineHealsWhatTheFasterOneLacks(t *testing.T) {
+	sequence := func(ev *Event) (uint64, bool) { return decimal(ev.Data) }
+	for name, c := range map[string]struct {
+		types []string
+		lacks func(k, n int) bool
+		want  []string
+	}{
+		"within it":            {nil, func(k, n int) bool { return k == 1 && n >= 20 && n < 25 }, nil},
+		"within it, of types":  {[]string{"message"}, func(k, n int) bool { return k == 1 && n >= 20 && n < 25 }, nil},
+		"before it":            {nil, func(k, n int) bool { return k == 3 && n < 49 }, []string{"overlapped numbers eof"}},
+		"before it, of types":  {[]string{"message"}, func(k, n int) bool { return k == 3 && n < 49 }, []string{"overlapped seen_again eof"}},
+		"ignored at its start": {[]string{"message"}, func(k, n int) bool { return k == 3 && n < 48 }, []string{"overlapped seen_again eof"}},
+		"both":                 {nil, func(_, n int) bool { return n >= 20 && n < 25 }, []string{"known skipped 20-24 missing 5 filled 0"}},
+	} {
+		for _, id := range []string{"", "same"} {
+			t.Run(name+"/"+id, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := &feedSite{every: 250 * time.Millisecond, start: time.Now(), last: 200, id: func(int) string { return id }, data: strconv.Itoa, first: replays["exact"]}
+					s.kind = func(n int) string {
+						if n%3 == 0 {
+							return "other"
+						}
+						return "message"
+					}
+					s.fate = func(k int) fate {
+						f := fate{lacks: func(n int) bool { return c.lacks(k, n) }}
+						switch {
+						case k == 2:
+							f.lag = 1600 * time.Millisecond
+						case k == 1 && len(c.want) == 1 && name != "both":
+							f.after = 10 * time.Second
+						}
+						return f
+					}
+					m := &memoryLog{}
+					holdUntil(t, &Stream{Name: "t/s", Target: s, Limits: quickly(), Lines: 2, Types: c.types, Sequence: sequence}, m, number(100))
+					wantOf := slices.Clone(c.want)
+					if id != "" && name == "before it" { // found by the sequence of the events
+						wantOf[0] = "overlapped seen_again eof"
+					}
+					wantGaps(t, m.ledger(), wantOf...)
+					var want []string
+					for n := 1; n <= 100; n++ {
+						if (c.types == nil || n%3 > 0) && (name != "both" || n < 20 || n >= 25) {
+							want = append(want, strconv.Itoa(n))
+						}
+					}
+					if got := m.data(); !slices.Equal(got, want) {
+						t.Errorf("got %v", got)
+					}
+				})
+			})
+		}
+	}
+}

@@ -1,0 +1,309 @@
+package framework
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/holdline/scrape/internal/splice"
+)
+
+// A connection that begins beside another one, or whose events have no ids to
+// tell what was delivered before, waits until its place in the stream is
+// found: where another line may still bring what comes before its first event,
+// a cursor must not pass it. What it brings meanwhile is held, within bounds.
+
+const (
+	// maxHeld and maxHeldBytes bound what a line holds while it waits.
+	maxHeld, maxHeldBytes = 4096, 4 << 20
+	// joinTimeout bounds how long it waits for another line to reach it, and
+	// replayTimeout for a replay, where there is no other.
+	joinTimeout, replayTimeout = 10 * time.Second, time.Second
+)
+
+// held is what a waiting line has brought.
+type held struct {
+	events   []Event  // the first one is of a kept type
+	contents []uint64 // their hashes
+	tokens   []uint64 // the names in the splice of those of kept types
+	size     int
+	tries    int // how often its place was looked for, which costs
+}
+
+func (h *held) add(ev *Event, content, token uint64) {
+	kept := *ev
+	kept.ID, kept.Data = slices.Clone(ev.ID), slices.Clone(ev.Data)
+	h.events = append(h.events, kept)
+	h.contents = append(h.contents, content)
+	if !ev.ignored {
+		h.tokens = append(h.tokens, token)
+	}
+	h.size += len(ev.ID) + len(ev.Data)
+}
+
+// after is the index of what follows the first events of kept types, so many.
+func (h *held) after(kept int) (i int) {
+	for ; kept > 0; i++ {
+		if !h.events[i].ignored {
+			kept--
+		}
+	}
+	return i
+}
+
+func (h *held) full() bool { return len(h.events) >= maxHeld || h.size >= maxHeldBytes }
+
+// abreast tells whether another line is delivering. It runs under r.mu.
+func (r *runner) abreast(l *line) bool {
+	return slices.ContainsFunc(r.connected, func(o *line) bool { return o != l && !o.waiting && o.seam.Begun() })
+}
+
+// stray tells whether the place of a line has to be found before this event of
+// its can be taken. It runs under r.mu.
+func (r *runner) stray(l *line, ev *Event, content uint64) bool {
+	switch {
+	case ev.ignored, r.splice.Empty():
+		return false
+	case r.skips(ev) && r.abreast(l):
+		return true
+	case r.splice.Sequential():
+		return r.splice.Stray(&l.seam, ev.ID, content)
+	default:
+		return !l.seam.Begun() && r.abreast(l) && !r.splice.Reached(ev.ID, content)
+	}
+}
+
+// skips tells whether the event's number says that some are missing before it,
+// which a slower line may still bring.
+func (r *runner) skips(ev *Event) bool {
+	return ev.Sequenced && r.sequence.known && ev.Sequence > r.sequence.last+1
+}
+
+// await makes the line wait. It runs under r.mu.
+func (r *runner) await(ctx context.Context, l *line) {
+	l.waiting, l.side, l.since = true, false, r.splice.End()
+	r.waiting = append(r.waiting, l)
+	r.limit(ctx, l)
+}
+
+// limit begins the time that a line may wait. It runs under r.mu.
+func (r *runner) limit(ctx context.Context, l *line) {
+	atMost := replayTimeout
+	if l.old != nil || r.abreast(l) {
+		l.side, atMost = true, joinTimeout
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(atMost, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		switch {
+		case !l.waiting || l.deadline != timer:
+		case atMost == replayTimeout && r.abreast(l):
+			r.limit(ctx, l) // another line has come that may reach it
+		default:
+			if err := r.decide(ctx, l); err != nil {
+				l.fail(err)
+			}
+		}
+	})
+	l.deadline = timer
+}
+
+// admit ends the wait of a line. It runs under r.mu.
+func (r *runner) admit(l *line) held {
+	h := l.held
+	l.waiting, l.held = false, held{}
+	l.deadline.Stop()
+	l.deadline = nil
+	r.waiting = slices.DeleteFunc(slices.Clone(r.waiting), func(w *line) bool { return w == l })
+	return h
+}
+
+// wait holds an event of a line until it may join. It runs under r.mu.
+func (r *runner) wait(ctx context.Context, l *line, ev *Event, content uint64) error {
+	if ev.ignored && len(l.held.events) == 0 {
+		return nil // the other line passes its number
+	}
+	l.held.add(ev, content, r.splice.Token(ev.ID, content))
+	switch {
+	case !r.splice.Sequential() && r.splice.Reached(ev.ID, content):
+		return r.join(ctx, l, splice.Fit{})
+	case l.held.full():
+		return r.decide(ctx, l)
+	}
+	return r.try(ctx, l)
+}
+
+// try lets a waiting line join if its place is clear. It runs under r.mu.
+func (r *runner) try(ctx context.Context, l *line) error {
+	l.held.tries++
+	if seldom := l.held.tries > 64 && l.held.tries%16 != 0; seldom || !l.waiting || !r.splice.Sequential() {
+		return nil
+	}
+	if fit := r.splice.Align(&l.seam, l.held.tokens, false); fit.OK {
+		return r.join(ctx, l, fit)
+	}
+	return nil
+}
+
+// delivered lets the lines join that wait for what has just been delivered. It
+// runs under r.mu.
+func (r *runner) delivered(ctx context.Context) error {
+	if r.joining {
+		return nil // what the joining line holds goes first
+	}
+	for _, w := range r.waiting { // joining replaces the slice
+		if !w.waiting {
+			continue
+		}
+		var err error
+		switch {
+		case r.splice.Sequential():
+			err = r.try(ctx, w)
+		case len(w.held.events) > 0 && r.splice.Reached(w.held.events[0].ID, w.held.contents[0]):
+			err = r.join(ctx, w, splice.Fit{})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// decide lets a line join with what is known, because it has waited long
+// enough or nothing more can come to know. It runs under r.mu.
+func (r *runner) decide(ctx context.Context, l *line) error {
+	if len(l.held.events) == 0 {
+		if r.abreast(l) {
+			// Open side by side for so long, it has missed nothing.
+			r.splice.Place(&l.seam, r.splice.End(), true)
+		}
+		return r.join(ctx, l, splice.Fit{})
+	}
+	var fit splice.Fit
+	if r.splice.Sequential() {
+		// A line that has brought nothing meanwhile may be dead for long.
+		fit = r.splice.Align(&l.seam, l.held.tokens, l.side && r.splice.End() > l.since)
+	}
+	return r.join(ctx, l, fit)
+}
+
+// join lets a waiting line deliver: what it held, without what fits among the
+// events delivered before. A line that it takes over from is closed. It runs
+// under r.mu.
+func (r *runner) join(ctx context.Context, l *line, fit splice.Fit) (err error) {
+	h := r.admit(l)
+	r.joining = true
+	defer func() {
+		r.joining = false
+		if err == nil {
+			err = r.delivered(ctx)
+		}
+	}()
+	if l.old != nil {
+		l.old.shut("", true)
+		r.closed(l.old)
+		l.old = nil
+	}
+	r.shown(l)
+	err = r.release(ctx, l, h, fit)
+	l.missed = l.missed || err != nil
+	return err
+}
+
+// release delivers what a line has held. It runs under r.mu.
+func (r *runner) release(ctx context.Context, l *line, h held, fit splice.Fit) error {
+	if !r.splice.Sequential() || len(h.events) == 0 {
+		return r.acceptAll(ctx, l, h.events, h.contents)
+	}
+	l.doubtful = fit.Doubtful
+	r.splice.Doubt(&l.seam, fit.Doubtful)
+	before, late, again := h.after(fit.Before), h.after(fit.Before+fit.Late), h.after(fit.Before+fit.Late+fit.Again)
+	r.doubled(l, h.events[:before]...)
+	r.splice.Place(&l.seam, r.splice.End(), fit.OK && fit.Doubtful == 0)
+	if err := r.acceptAll(ctx, l, h.events[before:late], h.contents[before:late]); err != nil {
+		return err
+	}
+	r.doubled(l, h.events[late:again]...)
+	if fit.OK {
+		r.splice.Place(&l.seam, fit.Next, true)
+	}
+	if err := r.acceptAll(ctx, l, h.events[again:], h.contents[again:]); err != nil {
+		return err
+	}
+	if !fit.OK && !fit.Equal && r.abreast(l) {
+		// What it brings next may have been delivered, too: it is not trusted
+		// before its place has been found.
+		r.splice.Lose(&l.seam)
+	}
+	return nil
+}
+
+func (r *runner) acceptAll(ctx context.Context, l *line, events []Event, contents []uint64) error {
+	for i := range events {
+		if err := r.accept(ctx, l, &events[i], contents[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// enter notes that the line has a connection. It runs under r.mu.
+func (r *runner) enter(l *line) {
+	r.connected = append(r.connected, l)
+	r.shown(l)
+}
+
+// shown has the stream called live while the line delivers. It runs under r.mu.
+func (r *runner) shown(l *line) {
+	if !l.live && !l.waiting && slices.Contains(r.connected, l) {
+		l.live = true
+		r.stats.live(l.exit)
+	}
+}
+
+// closed notes that the line has no connection any more. It runs under r.mu.
+func (r *runner) closed(l *line) {
+	r.connected = slices.DeleteFunc(r.connected, func(o *line) bool { return o == l })
+	if l.live {
+		l.live = false
+		r.stats.left()
+	}
+}
+
+// parted deals with what waits when the connection of a line has ended, and
+// tells whether the line is over, since another one has its place, or why what
+// it held could not be delivered.
+func (r *runner) parted(ctx context.Context, l *line) (over bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed(l)
+	switch {
+	case !l.waiting:
+	case l.old != nil:
+		r.admit(l)
+		l.old, l.missed, over = nil, true, true
+		r.Log.Info("the successor's connection ended before it could take over")
+	case r.abreast(l):
+		// What it held is brought by the line that it waited for, too.
+		l.missed = len(r.admit(l).events) > 0
+	default:
+		err = r.decide(ctx, l)
+	}
+	for _, w := range r.waiting {
+		if w.old == l {
+			w.old, over = nil, true
+		}
+		switch {
+		case !w.waiting || w.old != nil || r.abreast(w):
+		case r.splice.Sequential() && len(w.held.events) > 0:
+			w.deadline.Stop()
+			r.limit(ctx, w) // a replay may be under way
+		default:
+			if err := r.decide(ctx, w); err != nil {
+				w.fail(err)
+			}
+		}
+	}
+	return over, err
+}
