@@ -66,3 +66,33 @@ func TestSlowerLineHealsWhatTheFasterOneLacks(t *testing.T) {
 		}
 	}
 }
+
+// TestFurtherLineMayBeginEarlier has a second line that is slower to begin and
+// was open earlier: what it brings from before the first one opens no gap.
+func TestFurtherLineMayBeginEarlier(t *testing.T) {
+	for name, sequence := range map[string]func(*Event) (uint64, bool){
+		"ids": nil, "sequence": func(ev *Event) (uint64, bool) { return decimal(ev.Data) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &feedSite{every: 250 * time.Millisecond, start: time.Now().Add(-10 * time.Second), last: 200, id: strconv.Itoa, data: strconv.Itoa}
+				conns := 0
+				s.first = func(int, int) int { conns++; return 42 - 2*conns } // 40 and 38
+				s.fate = func(k int) fate { return fate{lag: time.Duration(k-1) * 1600 * time.Millisecond} }
+				m := &memoryLog{}
+				holdUntil(t, &Stream{Name: "t/s", Target: s, Limits: quickly(), Lines: 2, Sequence: sequence}, m, number(100))
+				wantGaps(t, m.ledger())
+				got := m.data()
+				slices.Sort(got)
+				var want []string
+				for n := 38; n <= 100; n++ {
+					want = append(want, strconv.Itoa(n))
+				}
+				slices.Sort(want)
+				if !slices.Equal(got, want) {
+					t.Errorf("got %v", got)
+				}
+			})
+		})
+	}
+}

@@ -79,6 +79,13 @@ func (r *runner) skips(ev *Event) bool {
 	return ev.Sequenced && r.sequence.known && ev.Sequence > r.sequence.last+1
 }
 
+// beside tells whether the event, with which a further line begins while
+// nothing has stopped, is not beyond what another line has delivered: it may
+// have begun a little later. It runs under r.mu.
+func (r *runner) beside(l *line, ev *Event, content uint64) bool {
+	return !l.joined && l.succeeds == "" && r.lostCause == "" && r.abreast(l) && r.splice.Reached(ev.ID, content)
+}
+
 // await makes the line wait. It runs under r.mu.
 func (r *runner) await(ctx context.Context, l *line) {
 	l.waiting, l.side, l.since = true, false, r.splice.End()

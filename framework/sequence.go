@@ -42,11 +42,11 @@ func decimal(id []byte) (uint64, bool) {
 }
 
 // count corrects the splice's verdict by the event's number, which says more
-// than ids and overlaps do. late says that the number was known to be missing,
+// than ids and overlaps do. late says that the number was passed before,
 // within that the verdict is not about the connection's beginning.
-func (r *runner) count(ctx context.Context, ev *Event, v splice.Verdict, late bool) (_ splice.Verdict, within bool, err error) {
+func (r *runner) count(ctx context.Context, l *line, ev *Event, v splice.Verdict, late bool) (_ splice.Verdict, within bool, err error) {
 	within = v.Join == splice.Within
-	if late && v.Join == splice.Possible {
+	if late && v.Join == splice.Possible && l.doubtful == 0 {
 		v.Join = splice.Within // what came late opens no gap
 	}
 	s, n := &r.sequence, ev.Sequence

@@ -275,6 +275,7 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event, content uint64)
 		r.reached(ev.Time)
 		return nil
 	}
+	beside := r.beside(l, ev, content)
 	v := r.splice.Offer(&l.seam, ev.ID, content)
 	if v.Duplicate {
 		r.doubled(l, *ev)
@@ -294,7 +295,7 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event, content uint64)
 	}
 	n, numbered := r.number(ev)
 	late := r.missing.lacks(n, numbered)
-	v, within, err := r.count(ctx, ev, v, late != nil)
+	v, within, err := r.count(ctx, l, ev, v, late != nil || beside)
 	if err != nil {
 		return err
 	}
