@@ -156,7 +156,7 @@ func (r *runner) seam(ctx context.Context, l *line, v splice.Verdict, ev *Event,
 	case l.succeeds != "":
 		g.Cause = l.succeeds
 	case r.lostCause != "":
-	case v.Join == splice.Proven, v.Join == splice.Possible && r.abreast(l):
+	case v.Join == splice.Proven:
 		return nil // a further line has come: nothing had stopped
 	case v.Join == splice.Missing:
 		g.Cause = CauseSkipped // by all the lines
