@@ -219,11 +219,6 @@ func hold(t *testing.T, f fault, ids, replay bool, lines int) row {
 		MaxWait:    500 * time.Millisecond,
 		Limits:     &framework.Limits{ConnectsPerSecond: 100, Burst: 100},
 	}
-	if lines > 1 {
-		// Nothing hangs on noticing the dead line, and a busy machine must not
-		// make both look silent.
-		stream.StaleAfter, stream.QuietAfter = 3*time.Second, 5*time.Second
-	}
 	w, err := framework.NewWorker(framework.Config{
 		Journal: j, Streams: []*framework.Stream{stream},
 		Sinks: []framework.SinkConfig{{ID: "faults/memory", New: func() (framework.Sink, error) { return sink, nil }, BatchEvery: 5 * time.Millisecond}},
