@@ -176,6 +176,7 @@ func (*nowhere) Bounds(int) (first, last uint64)                               {
 func (*nowhere) Release(string, framework.Position)                            {}
 func (*nowhere) Sync(context.Context) error                                    { return nil }
 func (*nowhere) Resume(context.Context) (framework.Resume, error)              { return framework.Resume{}, nil }
+func (*nowhere) History(context.Context, int) ([]framework.TailEvent, error)   { return nil, nil }
 func (n *nowhere) Append(context.Context, *framework.Event) error              { n.live.Add(1); return nil }
 func (*nowhere) Move(context.Context, framework.Cursor) error                  { return nil }
 func (*nowhere) Note(context.Context, framework.Note) error                    { return nil }
