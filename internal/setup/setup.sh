@@ -251,6 +251,14 @@ elif [ -n "$want_chromium$want_node" ]; then
   die "missing:$want_chromium$want_node. Install it, and name the program in SCRAPE_CHROMIUM or SCRAPE_NODE"
 fi
 
+# The browser driver comes from the npm registry, and npm says which one that
+# is. (A Node that is downloaded brings its npm along.)
+driver=${PLAYWRIGHT_DRIVER_PATH:-${XDG_CACHE_HOME:-$HOME/.cache}/holdline/playwright/$playwright_version}
+wants_npm() { [ -z "${npm_config_registry:-}" ] && ! have npm && [ ! -e "$driver/package/package.json" ] && have apt-get; }
+if [ -z "$want_node" ] && wants_npm; then
+  packages="$packages npm"
+fi
+
 if [ -n "$want_chromium$want_node$packages" ]; then
   say "missing:$want_chromium$want_node$packages"
   # A container image comes without apt's lists, and apt then offers nothing.
@@ -259,6 +267,7 @@ if [ -n "$want_chromium$want_node$packages" ]; then
   fi
   if [ -n "$want_node" ] && apt_serves_node; then
     packages="$packages nodejs" want_node=''
+    if wants_npm; then packages="$packages npm"; fi
   fi
   if [ -n "$want_chromium" ] && apt_serves_chromium; then
     packages="$packages chromium" want_chromium=''
