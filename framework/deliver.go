@@ -1,13 +1,11 @@
 package framework
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
-	"strings"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,12 +21,23 @@ type SinkConfig struct {
 	New func() (Sink, error)
 	// Wants tells whether the sink gets the events of a stream.
 	Wants func(stream string) bool
+	// Where tells whether the sink gets a record; nil is all. It is called
+	// with the decoder's Values, and its error makes the record's event a dead
+	// letter of this sink.
+	Where func(*Record) (bool, error)
+	// Refused has the sink get, in place of the records, the events that the
+	// decoder refuses, one record each with its Reason, and those that came
+	// again after they had become dead letters.
+	Refused bool
+	// Latest has a sink that has no position yet begin with what comes from
+	// now on, and not with the oldest event that the journal holds.
+	Latest bool
 	// BatchRecords and BatchEvery end a batch, whichever comes first; 0 means
 	// 1,000 records and 200 ms.
 	BatchRecords int
 	BatchEvery   time.Duration
-	// Adopt: see SinkInfo.
-	Adopt bool
+	// Adopt and Restart: see SinkInfo.
+	Adopt, Restart bool
 }
 
 // DeadLetter is an event that could not be decoded or delivered.
@@ -47,6 +56,8 @@ type deliverer struct {
 	partition int
 	sink      Sink
 	decoders  map[string]Decoder
+	layout    layout
+	begin     uint64 // the last chunk that a new sink does not get
 	streams   map[string]*streamStats
 	dead      func(DeadLetter) error
 	log       *slog.Logger
@@ -54,6 +65,7 @@ type deliverer struct {
 	drain chan struct{} // closed when everything committed is all there will be
 
 	batch   Batch
+	events  []*StoredEvent    // what each record of the batch was made of
 	size    int               // bytes of the batch's payloads
 	counts  map[string]uint64 // records of the batch, by stream
 	pending time.Time         // when the oldest record of the batch came
@@ -130,15 +142,28 @@ func (d *deliverer) open(ctx context.Context) (Position, error) {
 		}
 		d.sink = s
 	}
-	pos, err := d.sink.Open(ctx, SinkInfo{ID: d.ID, Journal: d.journal.ID(), Partition: d.partition, Adopt: d.Adopt})
+	info := SinkInfo{ID: d.ID, Journal: d.journal.ID(), Partition: d.partition, Columns: d.layout.columns, Adopt: d.Adopt}
+	if d.Restart {
+		first, _ := d.journal.Bounds(d.partition)
+		info.Restart = max(first, 1)
+	}
+	pos, err := d.sink.Open(ctx, info)
 	if err != nil {
 		return pos, err
+	}
+	if pos.Seq == 0 && d.begin > 0 && !d.Restart {
+		begin := pos
+		begin.Seq, begin.Event = d.begin, math.MaxInt32 // after all of the chunk
+		if err := d.sink.Write(ctx, &Batch{From: pos, To: begin}); err != nil {
+			return pos, err
+		}
+		pos = begin
 	}
 	if !d.plausible(pos) {
 		first, last := d.journal.Bounds(d.partition)
 		return pos, &PositionError{
 			Sink: d.ID, Want: Position{Journal: d.journal.ID(), Partition: d.partition, Seq: last}, Have: pos,
-			Reason: fmt.Sprintf("the destination's position is outside of the journal, which holds chunks %d to %d: the journal or the destination was replaced by another copy; bring them together again, or start with --adopt %s to go on with what the journal holds", first, last, d.ID),
+			Reason: fmt.Sprintf("the destination's position is outside of the journal, which holds chunks %d to %d: the journal or the destination was replaced by another copy; bring them together again, or start with --restart-sink %s to deliver anew what the journal holds", first, last, d.ID),
 		}
 	}
 	return pos, nil
@@ -237,6 +262,8 @@ func (d *deliverer) wait() time.Duration {
 // the one before point to.
 func (d *deliverer) next(after Position) {
 	clear(d.batch.Records)
+	clear(d.events)
+	d.events = d.events[:0]
 	d.batch = Batch{From: after, To: after, Records: d.batch.Records[:0]}
 	d.size = 0
 }
@@ -268,7 +295,7 @@ func (d *deliverer) take(ctx context.Context, c *Chunk) (batches int, err error)
 			d.pending = time.Now()
 		}
 		if sparse {
-			ev = &StoredEvent{ID: strings.Clone(ev.ID), Type: strings.Clone(ev.Type), Cursor: Cursor(strings.Clone(string(ev.Cursor))), Time: ev.Time, Data: bytes.Clone(ev.Data)}
+			ev = ev.clone()
 		}
 		if err := d.decode(name, ev, at); err != nil {
 			return batches, err
@@ -285,77 +312,6 @@ func (d *deliverer) take(ctx context.Context, c *Chunk) (batches int, err error)
 		d.batch.To = end
 	}
 	return batches, nil
-}
-
-// sparse tells whether the sink wants less than half of what is in the chunk.
-// Records of such a chunk are copied: each would hold all of it in memory, and
-// a batch has records of many chunks.
-func (d *deliverer) sparse(c *Chunk) bool {
-	all, wanted := 0, 0
-	for i := range c.Events {
-		n := len(c.Events[i].Data)
-		if all += n; d.Wants(c.Streams[c.Events[i].Stream]) {
-			wanted += n
-		}
-	}
-	return wanted < all/2
-}
-
-// decode appends the event's records to the batch, or makes it a dead letter.
-func (d *deliverer) decode(name string, ev *StoredEvent, at Position) error {
-	before := len(d.batch.Records)
-	emit := func(rec Record) {
-		rec.Key = Key{Position: at, Record: len(d.batch.Records) - before + 1}
-		rec.Stream, rec.ID, rec.Cursor, rec.Filled = name, ev.ID, ev.Cursor, ev.Filled
-		if rec.Type == "" {
-			rec.Type = ev.Type
-		}
-		if rec.Time.IsZero() {
-			rec.Time = ev.Time
-		}
-		d.batch.Records = append(d.batch.Records, rec)
-	}
-	var err error
-	if dec := d.decoders[name]; dec == nil {
-		emit(Record{Data: ev.Data})
-	} else if err = dec.Decode(name, ev.event(), emit); err != nil {
-		d.batch.Records = d.batch.Records[:before]
-		return d.bury(name, ev, Key{Position: at}, err)
-	}
-	for i := range d.batch.Records[before:] {
-		d.size += len(d.batch.Records[before+i].Data)
-	}
-	made := uint64(len(d.batch.Records) - before)
-	d.counts[name] += made
-	d.counter(d.made, name).Add(made)
-	return nil
-}
-
-// bury makes an event a dead letter.
-func (d *deliverer) bury(name string, ev *StoredEvent, key Key, reason error) error {
-	if _, ok := d.buried[key]; ok {
-		return nil
-	}
-	if d.dead != nil {
-		if err := d.dead(DeadLetter{Key: key, Stream: name, Sink: d.ID, Event: *ev, Reason: reason.Error()}); err != nil {
-			return fmt.Errorf("keep a dead letter: %w", err)
-		}
-	}
-	if d.buried == nil {
-		d.buried = map[Key]struct{}{}
-	}
-	d.buried[key] = struct{}{}
-	if s := d.streams[name]; s != nil {
-		s.dead.Add(1)
-	}
-	d.mu.Lock()
-	d.stats.DeadLetters++
-	first := d.stats.DeadLetters == 1
-	d.mu.Unlock()
-	if first {
-		d.log.Warn("an event has become a dead letter", "sink", d.ID, "stream", name, "key", key.String(), "reason", reason)
-	}
-	return nil
 }
 
 // flush writes the batch.
@@ -387,23 +343,6 @@ func (d *deliverer) flush(ctx context.Context) error {
 	d.journal.Release(d.ID, d.batch.To)
 	d.next(d.batch.To)
 	return nil
-}
-
-// drop takes the record that the sink refuses for good out of the batch.
-func (d *deliverer) drop(bad *RecordError) bool {
-	for i := range d.batch.Records {
-		if rec := &d.batch.Records[i]; rec.Key == bad.Key {
-			ev := StoredEvent{ID: rec.ID, Type: rec.Type, Cursor: rec.Cursor, Time: rec.Time, Data: rec.Data, Filled: rec.Filled}
-			if err := d.bury(rec.Stream, &ev, rec.Key, bad.Err); err != nil {
-				d.log.Error("a dead letter could not be kept", "sink", d.ID, "error", err)
-				return false
-			}
-			d.counts[rec.Stream]--
-			d.batch.Records = slices.Delete(d.batch.Records, i, i+1)
-			return true
-		}
-	}
-	return false
 }
 
 func (d *deliverer) counter(m map[string]*atomic.Uint64, name string) *atomic.Uint64 {

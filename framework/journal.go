@@ -145,6 +145,15 @@ func (e *DamageError) Error() string {
 // Unwrap returns what is wrong.
 func (e *DamageError) Unwrap() error { return e.Err }
 
+// Again says that an event was appended a second time, after it had become a
+// dead letter.
+type Again struct {
+	// Key is that of the dead letter, as [Key.String] writes it.
+	Key string
+	// Sinks are those that have not got it; the others pass over it.
+	Sinks []string
+}
+
 // StoredEvent is an event as the journal keeps it. Its slices are shared by
 // all readers.
 type StoredEvent struct {
@@ -158,6 +167,8 @@ type StoredEvent struct {
 	Sequence  uint64
 	Sequenced bool
 	Filled    bool
+	// Again is nil but for a dead letter that was appended again.
+	Again *Again
 }
 
 // event is the event as it was before it was stored.

@@ -86,7 +86,15 @@ type Record struct {
 	Time time.Time
 	// Data is the payload, as it arrived unless the decoder changed it.
 	Data []byte
+	// Values are the record's columns, in the order of the decoder's Columns;
+	// for a sink, in the order of [SinkInfo.Columns]. Nil without columns.
+	Values []any
 	// Filled says that the event was missed and came later than its place,
 	// from the site's history; set by the engine.
 	Filled bool
+	// Reason is why the decoder refused the event, in a record for a sink
+	// that takes what is refused: see [SinkConfig.Refused].
+	Reason string
+	// Again is set where the event was a dead letter and came a second time.
+	Again *Again
 }

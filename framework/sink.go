@@ -38,9 +38,17 @@ type SinkInfo struct {
 	// Journal and Partition are those that the records will come from.
 	Journal   JournalID
 	Partition int
+	// Columns are those of the records, beside what each record has; empty
+	// means that the records have their Data only.
+	Columns []Column
 	// Adopt lets the sink take over a destination that knows another journal:
 	// its rows stay, and its position is set to the beginning of this one.
 	Adopt bool
+	// Restart, when not 0, has the sink begin anew: it removes the records it
+	// has of this journal and partition from this chunk on (the oldest one
+	// that the journal keeps), which are then delivered again; what is older
+	// stays. Its position is set to the beginning.
+	Restart uint64
 }
 
 // Batch is a run of records of one partition, in journal order.

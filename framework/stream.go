@@ -22,6 +22,8 @@ type Stream struct {
 	// stream by it for ever. Without a worker it only appears in logs.
 	Name   string
 	Target Target
+	// Decoder makes the records; nil leaves that to the Target, if it is one.
+	Decoder Decoder
 	// Host is whose connection attempts are paced together, "host:port".
 	Host string
 	// Identities makes the identities, shared with the target's other

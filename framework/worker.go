@@ -196,16 +196,32 @@ func (w *Worker) prepare(ctx context.Context) error {
 		if d, ok := s.Target.(Decoder); ok {
 			decoders[s.Name] = d
 		}
+		if s.Decoder != nil {
+			decoders[s.Name] = s.Decoder
+		}
 		stats[s.Name] = &r.stats
 		partitions[w.config.Journal.Partition(s.Name)] = true
 		w.runners = append(w.runners, r)
 	}
 	for _, c := range w.config.Sinks {
+		var wanted []string
+		for _, s := range w.config.Streams {
+			if c.Wants(s.Name) {
+				wanted = append(wanted, s.Name)
+			}
+		}
+		layout, err := newLayout(wanted, decoders)
+		if err != nil {
+			return fmt.Errorf("sink %s: %w", c.ID, err)
+		}
 		for p := range partitions {
 			d := &deliverer{
 				SinkConfig: c, journal: w.config.Journal, partition: p,
-				decoders: decoders, streams: stats, dead: w.config.DeadLetter, log: w.config.Log,
+				decoders: decoders, layout: layout, streams: stats, dead: w.config.DeadLetter, log: w.config.Log,
 				made: map[string]*atomic.Uint64{}, written: map[string]*atomic.Uint64{},
+			}
+			if _, last := w.config.Journal.Bounds(p); c.Latest {
+				d.begin = last
 			}
 			d.stats.ID, d.stats.State = c.ID, "opening"
 			pos, err := d.open(ctx)
@@ -221,13 +237,13 @@ func (w *Worker) prepare(ctx context.Context) error {
 				w.config.Journal.Release(c.ID, Position{Journal: w.config.Journal.ID(), Partition: p})
 			default:
 				w.config.Journal.Release(c.ID, pos)
+				d.Adopt, d.Restart = false, false // once is enough
 			}
 			if d.sink != nil {
 				if err := d.sink.Close(); err != nil {
 					w.config.Log.Warn("sink does not close", "sink", c.ID, "error", err)
 				}
 			}
-			d.Adopt = false // once is enough
 			w.deliverers = append(w.deliverers, d)
 		}
 	}
@@ -298,7 +314,7 @@ func (w *Worker) Stats() Stats {
 		s.Logins = r.Identities.Logins()
 		first := true
 		for _, d := range w.deliverers {
-			if !d.Wants(r.Name) || d.partition != w.config.Journal.Partition(r.Name) {
+			if d.Refused || !d.Wants(r.Name) || d.partition != w.config.Journal.Partition(r.Name) {
 				continue
 			}
 			made, written := d.counter(d.made, r.Name).Load(), d.counter(d.written, r.Name).Load()

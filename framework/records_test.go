@@ -1,0 +1,165 @@
+package framework
+
+import (
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// fields makes one record of each word of an event, with the columns given;
+// an event that says "bad" is refused after its first record.
+type fields struct{ columns []Column }
+
+func (f fields) Columns(string) []Column { return f.columns }
+
+func (f fields) Decode(_ string, ev *Event, emit func(Record)) error {
+	for word := range strings.FieldsSeq(string(ev.Data)) {
+		if word == "bad" {
+			return errors.New("it says bad")
+		}
+		values := make([]any, len(f.columns))
+		for i, c := range f.columns {
+			values[i] = c.Name + word
+		}
+		emit(Record{Data: []byte(word), Values: values})
+	}
+	return nil
+}
+
+func TestRecordsOfSeveralStreamsShareColumns(t *testing.T) {
+	text := func(name string) Column { return Column{Name: name, Type: ColumnText, Required: true} }
+	decoders := map[string]Decoder{
+		"t/a": fields{[]Column{text("x"), text("y")}},
+		"t/b": fields{[]Column{text("z"), text("x")}},
+	}
+	l, err := newLayout([]string{"t/a", "t/b", "t/plain"}, decoders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Column{text("x"), {Name: "y", Type: ColumnText}, {Name: "z", Type: ColumnText}, dataColumn}
+	want[0].Required = false // t/plain has none
+	if !reflect.DeepEqual(l.columns, want) {
+		t.Errorf("columns %v, want %v", l.columns, want)
+	}
+	j, s := newMemJournal(), &memSink{}
+	j.commit("t/a", "1 2")
+	j.commit("t/b", "3")
+	j.commit("t/plain", "4")
+	d := newDeliverer(j, s, SinkConfig{BatchRecords: 10})
+	d.decoders, d.layout = decoders, l
+	deliverAll(t, d)
+	var got [][]any
+	for _, b := range s.batches {
+		for _, rec := range b {
+			got = append(got, rec.Values)
+		}
+	}
+	if want := [][]any{{"x1", "y1", nil, nil}, {"x2", "y2", nil, nil}, {"x3", nil, "z3", nil}, {nil, nil, nil, "4"}}; !reflect.DeepEqual(got, want) {
+		t.Errorf("values %v, want %v", got, want)
+	}
+
+	decoders["t/b"] = fields{[]Column{{Name: "y", Type: ColumnInteger}}}
+	if _, err := newLayout([]string{"t/a", "t/b"}, decoders); err == nil || !strings.Contains(err.Error(), `"y"`) {
+		t.Errorf("one column of two types: %v", err)
+	}
+	if l, err := newLayout([]string{"t/plain"}, decoders); err != nil || len(l.columns) > 0 {
+		t.Errorf("columns %v, %v where no record has any", l.columns, err)
+	}
+}
+
+func TestWhereChoosesRecords(t *testing.T) {
+	j, s := newMemJournal(), &memSink{}
+	j.commit("t/s", "1 2", "3 4", "5")
+	d := newDeliverer(j, s, SinkConfig{BatchRecords: 10, Where: func(r *Record) (bool, error) {
+		if string(r.Data) == "4" {
+			return false, errors.New("it cannot be told")
+		}
+		return string(r.Data) != "1", nil
+	}})
+	d.decoders = map[string]Decoder{"t/s": fields{}}
+	var dead []string
+	d.dead = func(l DeadLetter) error { dead = append(dead, string(l.Event.Data)+": "+l.Reason); return nil }
+	deliverAll(t, d)
+	if got := s.data(); !slices.Equal(got, []string{"2", "5"}) {
+		t.Errorf("records %q, want 2 and 5: an event is delivered whole or not at all", got)
+	}
+	if want := []string{"3 4: it cannot be told"}; !slices.Equal(dead, want) {
+		t.Errorf("dead letters %q, want %q", dead, want)
+	}
+	if key := s.batches[0][0].Key; key.Record != 2 {
+		t.Errorf("the second record of its event has the key %v: a choice must not change keys", key)
+	}
+}
+
+// What the decoder refuses goes to a sink of its own, and what comes again only
+// to those that have not had it.
+func TestRefusedEventsAndThoseThatComeAgain(t *testing.T) {
+	j := newMemJournal()
+	j.add(&Chunk{Streams: []string{"t/s"}, Events: []StoredEvent{
+		{Data: []byte("good")},
+		{Data: []byte("first bad")},
+		{Data: []byte("mended"), Again: &Again{Key: "k1", Sinks: []string{"t/sink"}}},
+		{Data: []byte("other"), Again: &Again{Key: "k2", Sinks: []string{"t/other"}}},
+	}})
+	run := func(refused bool) *memSink {
+		s := &memSink{}
+		d := newDeliverer(j, s, SinkConfig{BatchRecords: 10, Refused: refused})
+		d.decoders = map[string]Decoder{"t/s": fields{}}
+		d.dead = func(DeadLetter) error { return nil }
+		deliverAll(t, d)
+		return s
+	}
+	if got := run(false).data(); !slices.Equal(got, []string{"good", "mended"}) {
+		t.Errorf("records %q, want good and mended", got)
+	}
+	s := run(true)
+	if got := s.data(); !slices.Equal(got, []string{"first bad", "mended", "other"}) {
+		t.Fatalf("records %q for what is refused", got)
+	}
+	recs := s.batches[0]
+	if recs[0].Reason != "it says bad" || recs[0].Again != nil || recs[1].Reason != "" || recs[1].Again.Key != "k1" {
+		t.Errorf("the records say %+v", recs)
+	}
+}
+
+// A dead letter is the event as it came, also where the record that a sink
+// refused was made of it.
+func TestDeadLetterIsTheEvent(t *testing.T) {
+	j := newMemJournal()
+	s := &memSink{refuse: func(r *Record) error {
+		if string(r.Data) == "2" {
+			return errors.New("no twos")
+		}
+		return nil
+	}}
+	j.commit("t/s", "1 2 3")
+	d := newDeliverer(j, s, SinkConfig{BatchRecords: 10})
+	d.decoders = map[string]Decoder{"t/s": fields{}}
+	var dead []DeadLetter
+	d.dead = func(l DeadLetter) error { dead = append(dead, l); return nil }
+	deliverAll(t, d)
+	if len(dead) != 1 || string(dead[0].Event.Data) != "1 2 3" || dead[0].Key.Record != 2 {
+		t.Errorf("dead letters %+v", dead)
+	}
+}
+
+func TestNewSinkMayBeginWithTheLatest(t *testing.T) {
+	j, s := newMemJournal(), &memSink{}
+	j.commit("t/s", "1", "2")
+	open := func() {
+		d := newDeliverer(j, s, SinkConfig{BatchRecords: 10, Latest: true})
+		_, d.begin = j.Bounds(0)
+		if _, err := d.open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open()
+	j.commit("t/s", "3")
+	open() // it has a position now
+	deliverAll(t, newDeliverer(j, s, SinkConfig{BatchRecords: 10}))
+	if got := s.data(); !slices.Equal(got, []string{"3"}) {
+		t.Errorf("records %q, want 3", got)
+	}
+}
