@@ -156,7 +156,7 @@ interrupt.`,
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.runCommand(), a.tailCommand(), a.coverageCommand(), a.checkCommand(), a.loginCommand(), a.sessionsCommand(), a.demoCommand(), a.installCommand(), a.queryCommand(), a.proxiesCommand(), a.versionCommand())
+	root.AddCommand(a.runCommand(), a.tailCommand(), a.coverageCommand(), a.deadCommand(), a.checkCommand(), a.loginCommand(), a.sessionsCommand(), a.demoCommand(), a.installCommand(), a.queryCommand(), a.proxiesCommand(), a.versionCommand())
 	return root
 }
 

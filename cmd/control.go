@@ -1,10 +1,13 @@
 package cmd
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -17,7 +20,7 @@ import (
 )
 
 // controlFile is the socket in the data directory at which a running worker
-// answers. Who may read the directory may ask; nothing can be changed by it.
+// answers. Who may use the directory may ask.
 const controlFile = "control.sock"
 
 // poolState is the answer to /exits, one for each pool.
@@ -44,9 +47,11 @@ func (w *wiring) serveControl() (stop func()) {
 		for _, k := range w.named {
 			states = append(states, poolState{k.name, k.pool.Stats()})
 		}
-		rw.Header().Set("Content-Type", "application/json")
-		// A reader that has gone needs no answer.
-		_ = json.NewEncoder(rw).Encode(states)
+		answer(rw, states, nil)
+	})
+	mux.HandleFunc("POST /dead/retry", func(rw http.ResponseWriter, r *http.Request) {
+		done, err := w.sendDead(r.Context(), r.Body)
+		answer(rw, done, err)
 	})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	over := make(chan struct{})
@@ -54,28 +59,58 @@ func (w *wiring) serveControl() (stop func()) {
 	return func() { srv.Close(); <-over }
 }
 
-func (a *app) listProxies(ctx context.Context, data string) error {
-	path := filepath.Join(data, controlFile)
+// errNoWorker says that no worker answers in the data directory.
+var errNoWorker = errors.New("no worker runs with the data directory")
+
+// askWorker has the worker of the data directory answer, and reads its answer.
+func askWorker(ctx context.Context, data, method, path string, body io.Reader, into any) error {
+	socket := filepath.Join(data, controlFile)
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
+			c, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+			if err != nil {
+				return nil, fmt.Errorf("%w %s: %w", errNoWorker, data, err)
+			}
+			return c, nil
 		},
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://worker/exits", nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://worker"+path, body)
 	if err != nil {
 		return fail(ExitError, err)
 	}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return fail(ExitError, fmt.Errorf("no worker runs with the data directory %s: %w: name another with --data", data, err))
+		return fail(ExitError, fmt.Errorf("%w: name another with --data", err))
 	}
 	defer resp.Body.Close()
-	var states []poolState
-	if err := json.NewDecoder(resp.Body).Decode(&states); err != nil {
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		return fail(ExitError, fmt.Errorf("the worker answers: %s", bytes.TrimSpace(text)))
+	}
+	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
 		return fail(ExitError, fmt.Errorf("the worker's answer cannot be read: %w", err))
+	}
+	return nil
+}
+
+// answer writes the worker's answer.
+func answer(rw http.ResponseWriter, value any, err error) {
+	if err != nil {
+		http.Error(rw, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	rw.Header().Set("Content-Type", "application/json")
+	// A reader that has gone needs no answer.
+	_ = json.NewEncoder(rw).Encode(value)
+}
+
+func (a *app) listProxies(ctx context.Context, data string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	var states []poolState
+	if err := askWorker(ctx, data, http.MethodGet, "/exits", nil, &states); err != nil {
+		return err
 	}
 	if len(states) == 0 {
 		fmt.Fprintln(a.stdout, "the worker has no exits: its targets leave directly")

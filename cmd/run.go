@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdline/scrape/framework"
+	"github.com/holdline/scrape/internal/deadletter"
 	"github.com/holdline/scrape/internal/journal"
 )
 
@@ -92,6 +93,13 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 	}
 	defer func() { err = errors.Join(err, j.Close()) }()
 	w.journal, w.seed = j, string(j.ID())
+	if w.dead, err = deadletter.Open(filepath.Join(o.data, deadFile), 0, log); err != nil {
+		return fail(ExitSetup, err)
+	}
+	defer w.dead.Close()
+	if err := settle(w.dead, j); err != nil {
+		return fail(ExitSetup, err)
+	}
 
 	stopDemos, err := w.startDemos(ctx)
 	if err != nil {
@@ -111,9 +119,6 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 	}
 	defer w.keepExits(ctx)()
 	defer w.serveControl()()
-	dead := &deadLetters{path: filepath.Join(o.data, "dead-letters.jsonl")}
-	defer dead.close()
-	config.DeadLetter = dead.keep
 	config.MaxEvents = o.maxEvents
 	held, err := framework.NewWorker(config)
 	if err != nil {

@@ -2,7 +2,6 @@ package cmd
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -10,13 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/holdline/scrape/auth/browser"
 	"github.com/holdline/scrape/auth/oauth"
 	"github.com/holdline/scrape/auth/store"
 	"github.com/holdline/scrape/framework"
+	"github.com/holdline/scrape/internal/deadletter"
 	"github.com/holdline/scrape/internal/sse"
 	"github.com/holdline/scrape/proxies"
 	"github.com/holdline/scrape/targets"
@@ -30,9 +29,10 @@ type wiring struct {
 	files   []*targets.File
 	worker  *targets.Worker
 	journal framework.Journal
-	seed    string           // of the choice of exits, the same after a restart
-	runtime *browser.Runtime // nil when no target needs a browser
-	kept    *store.Store     // nil when no credentials are kept
+	dead    *deadletter.Store // nil where none are kept
+	seed    string            // of the choice of exits, the same after a restart
+	runtime *browser.Runtime  // nil when no target needs a browser
+	kept    *store.Store      // nil when no credentials are kept
 	hooks   map[string]browser.Hook
 	prompt  func(oauth.Prompt) // shows a person what to do
 	byHand  bool               // a person logs in
@@ -71,6 +71,15 @@ func (w *wiring) config() (framework.Config, error) {
 			sink := w.sink(f, &f.Sinks[i])
 			known = append(known, sink.ID)
 			c.Sinks = append(c.Sinks, sink)
+		}
+		if w.dead != nil {
+			c.Sinks = append(c.Sinks, framework.SinkConfig{
+				ID:      deadSink(f.Name),
+				New:     func() (framework.Sink, error) { return w.dead.Consumer(), nil },
+				Wants:   func(stream string) bool { return strings.HasPrefix(stream, f.Name+"/") },
+				Refused: true,
+			})
+			c.DeadLetters = w.dead.Keep
 		}
 	}
 	for _, id := range w.adopt {
@@ -189,51 +198,6 @@ func (w *wiring) identities(f *targets.File) (*framework.Identities, error) {
 		}
 	}
 	return framework.NewIdentities(c), nil
-}
-
-// deadLetters keeps dead letters as JSON lines.
-type deadLetters struct {
-	path string
-	mu   sync.Mutex
-	file *os.File
-}
-
-// deadLine is one line of the file.
-type deadLine struct {
-	Key    string    `json:"key"`
-	Stream string    `json:"stream"`
-	Sink   string    `json:"sink"`
-	Reason string    `json:"reason"`
-	ID     string    `json:"id"`
-	Type   string    `json:"event"`
-	Time   time.Time `json:"time"`
-	Data   []byte    `json:"data"` // base64: it may not be text
-}
-
-func (d *deadLetters) keep(l framework.DeadLetter) error {
-	line, err := json.Marshal(deadLine{l.Key.String(), l.Stream, l.Sink, l.Reason, l.Event.ID, l.Event.Type, l.Event.Time, l.Event.Data})
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.file == nil {
-		if d.file, err = os.OpenFile(d.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
-			return err
-		}
-	}
-	if _, err := d.file.Write(append(line, '\n')); err != nil {
-		return err
-	}
-	return d.file.Sync()
-}
-
-func (d *deadLetters) close() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.file != nil {
-		d.file.Close()
-	}
 }
 
 // demoDir is where a demo site keeps what it must remember: one directory for

@@ -42,6 +42,8 @@ type SinkConfig struct {
 
 // DeadLetter is an event that could not be decoded or delivered.
 type DeadLetter struct {
+	// Key is that of the record which the sink refused; Record is 0 where the
+	// event made none.
 	Key    Key
 	Stream string
 	Sink   string
@@ -59,7 +61,8 @@ type deliverer struct {
 	layout    layout
 	begin     uint64 // the last chunk that a new sink does not get
 	streams   map[string]*streamStats
-	dead      func(DeadLetter) error
+	dead      func([]DeadLetter) error
+	judged    bool // another one gets what the decoder refuses, and counts it
 	log       *slog.Logger
 
 	drain chan struct{} // closed when everything committed is all there will be
@@ -69,8 +72,9 @@ type deliverer struct {
 	size    int               // bytes of the batch's payloads
 	counts  map[string]uint64 // records of the batch, by stream
 	pending time.Time         // when the oldest record of the batch came
+	letters []DeadLetter      // of the batch, not yet kept
 	// buried are the dead letters since the last commit: a batch that is read
-	// again buries none twice.
+	// again counts none twice.
 	buried map[Key]struct{}
 
 	mu      sync.Mutex
@@ -264,6 +268,8 @@ func (d *deliverer) next(after Position) {
 	clear(d.batch.Records)
 	clear(d.events)
 	d.events = d.events[:0]
+	clear(d.letters)
+	d.letters = d.letters[:0]
 	d.batch = Batch{From: after, To: after, Records: d.batch.Records[:0]}
 	d.size = 0
 }
@@ -297,11 +303,9 @@ func (d *deliverer) take(ctx context.Context, c *Chunk) (batches int, err error)
 		if sparse {
 			ev = ev.clone()
 		}
-		if err := d.decode(name, ev, at); err != nil {
-			return batches, err
-		}
+		d.decode(name, ev, at)
 		d.batch.To = at
-		if len(d.batch.Records) >= d.BatchRecords || d.size >= maxBatchBytes {
+		if len(d.batch.Records)+len(d.letters) >= d.BatchRecords || d.size >= maxBatchBytes {
 			if err := d.flush(ctx); err != nil {
 				return batches, err
 			}
@@ -320,6 +324,9 @@ func (d *deliverer) flush(ctx context.Context) error {
 		return nil
 	}
 	for {
+		if err := d.keepLetters(); err != nil {
+			return err
+		}
 		err := d.sink.Write(ctx, &d.batch)
 		var bad *RecordError
 		if errors.As(err, &bad) && d.drop(bad) {

@@ -31,6 +31,10 @@ type Event struct {
 	// Filled is set by the engine on an event that was missed and then fetched
 	// from the site's history: it stands later than its place.
 	Filled bool
+	// Again is nil but for a dead letter that is appended to the journal a
+	// second time. Such an event moves no cursor and is no part of the
+	// stream's tail.
+	Again *Again
 
 	// Aside is set by a connection for what goes with the events and is none
 	// of them, such as a [Preface]. It is journaled and delivered whatever

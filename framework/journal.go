@@ -58,8 +58,8 @@ type StreamLog interface {
 	Move(ctx context.Context, c Cursor) error
 	// Note puts an entry of the stream's ledger into the next chunk.
 	Note(ctx context.Context, n Note) error
-	// Committed returns how many of the events appended since the log was
-	// opened are durable.
+	// Committed returns how many of the events appended to this log since it
+	// was opened are durable.
 	Committed() uint64
 }
 
@@ -146,12 +146,16 @@ func (e *DamageError) Error() string {
 func (e *DamageError) Unwrap() error { return e.Err }
 
 // Again says that an event was appended a second time, after it had become a
-// dead letter.
+// dead letter: for one sink, which had not got it.
 type Again struct {
-	// Key is that of the dead letter, as [Key.String] writes it.
-	Key string
-	// Sinks are those that have not got it; the others pass over it.
-	Sinks []string
+	// Event is where the event was the first time, as [Position.String] writes
+	// it.
+	Event string
+	// Sink is the id of the sink; all others pass over the event.
+	Sink string
+	// Record is the one of the event's records that the sink had not got; 0
+	// means that it had none of them.
+	Record int
 }
 
 // StoredEvent is an event as the journal keeps it. Its slices are shared by
@@ -173,5 +177,5 @@ type StoredEvent struct {
 
 // event is the event as it was before it was stored.
 func (ev *StoredEvent) event() *Event {
-	return &Event{ID: []byte(ev.ID), Type: ev.Type, Data: ev.Data, Time: ev.Time, Cursor: ev.Cursor, Sequence: ev.Sequence, Sequenced: ev.Sequenced, Filled: ev.Filled}
+	return &Event{ID: []byte(ev.ID), Type: ev.Type, Data: ev.Data, Time: ev.Time, Cursor: ev.Cursor, Sequence: ev.Sequence, Sequenced: ev.Sequenced, Filled: ev.Filled, Again: ev.Again}
 }

@@ -31,9 +31,12 @@ func (ev *StoredEvent) clone() *StoredEvent {
 }
 
 // decode appends the event's records to the batch, or makes it a dead letter.
-func (d *deliverer) decode(name string, ev *StoredEvent, at Position) error {
-	if ev.Again != nil && !d.Refused && !slices.Contains(ev.Again.Sinks, d.ID) {
-		return nil // it has got it the first time
+func (d *deliverer) decode(name string, ev *StoredEvent, at Position) {
+	switch {
+	case d.Refused && ev.Again == nil && d.decoders[name] == nil:
+		return // as most are
+	case ev.Again != nil && !d.Refused && ev.Again.Sink != d.ID:
+		return // it has got it the first time
 	}
 	before := len(d.batch.Records)
 	err := d.records(name, ev, at)
@@ -43,12 +46,14 @@ func (d *deliverer) decode(name string, ev *StoredEvent, at Position) error {
 			rec := Record{Key: Key{Position: at}, Stream: name, ID: ev.ID, Cursor: ev.Cursor, Type: ev.Type, Time: ev.Time, Data: ev.Data, Filled: ev.Filled, Again: ev.Again}
 			if err != nil {
 				rec.Reason = err.Error()
+				d.deadLetter(name)
 			}
 			d.add(rec, ev)
 		}
 	} else if err != nil {
 		d.undo(before)
-		return d.bury(name, ev, Key{Position: at}, err)
+		d.bury(name, ev, Key{Position: at}, err)
+		return
 	}
 	for i := range d.batch.Records[before:] {
 		d.size += len(d.batch.Records[before+i].Data)
@@ -56,7 +61,6 @@ func (d *deliverer) decode(name string, ev *StoredEvent, at Position) error {
 	made := uint64(len(d.batch.Records) - before)
 	d.counts[name] += made
 	d.counter(d.made, name).Add(made)
-	return nil
 }
 
 func (d *deliverer) add(rec Record, ev *StoredEvent) {
@@ -76,6 +80,9 @@ func (d *deliverer) records(name string, ev *StoredEvent, at Position) error {
 	var failed []error
 	emit := func(rec Record) {
 		made++
+		if ev.Again != nil && ev.Again.Record != 0 && ev.Again.Record != made {
+			return // it has got this one
+		}
 		rec.Key = Key{Position: at, Record: made}
 		rec.Stream, rec.ID, rec.Cursor, rec.Filled, rec.Again = name, ev.ID, ev.Cursor, ev.Filled, ev.Again
 		if rec.Type == "" {
@@ -104,22 +111,22 @@ func (d *deliverer) records(name string, ev *StoredEvent, at Position) error {
 	return errors.Join(failed...)
 }
 
-// bury makes an event a dead letter.
-func (d *deliverer) bury(name string, ev *StoredEvent, key Key, reason error) error {
-	if _, ok := d.buried[key]; ok {
-		return nil
-	}
+// bury makes an event a dead letter, which is kept before the batch is
+// written.
+func (d *deliverer) bury(name string, ev *StoredEvent, key Key, reason error) {
 	if d.dead != nil {
-		if err := d.dead(DeadLetter{Key: key, Stream: name, Sink: d.ID, Event: *ev, Reason: reason.Error()}); err != nil {
-			return fmt.Errorf("keep a dead letter: %w", err)
-		}
+		d.letters = append(d.letters, DeadLetter{Key: key, Stream: name, Sink: d.ID, Event: *ev, Reason: reason.Error()})
+		d.size += len(ev.Data)
+	}
+	if _, ok := d.buried[key]; ok {
+		return
 	}
 	if d.buried == nil {
 		d.buried = map[Key]struct{}{}
 	}
 	d.buried[key] = struct{}{}
-	if s := d.streams[name]; s != nil {
-		s.dead.Add(1)
+	if !d.judged || key.Record != 0 {
+		d.deadLetter(name)
 	}
 	d.mu.Lock()
 	d.stats.DeadLetters++
@@ -128,6 +135,25 @@ func (d *deliverer) bury(name string, ev *StoredEvent, key Key, reason error) er
 	if first {
 		d.log.Warn("an event has become a dead letter", "sink", d.ID, "stream", name, "key", key.String(), "reason", reason)
 	}
+}
+
+// deadLetter counts a dead letter of the stream.
+func (d *deliverer) deadLetter(name string) {
+	if s := d.streams[name]; s != nil {
+		s.dead.Add(1)
+	}
+}
+
+// keepLetters has the dead letters of the batch kept.
+func (d *deliverer) keepLetters() error {
+	if len(d.letters) == 0 {
+		return nil
+	}
+	if err := d.dead(d.letters); err != nil {
+		return fmt.Errorf("keep dead letters: %w", err)
+	}
+	clear(d.letters)
+	d.letters = d.letters[:0]
 	return nil
 }
 
@@ -135,10 +161,7 @@ func (d *deliverer) bury(name string, ev *StoredEvent, key Key, reason error) er
 func (d *deliverer) drop(bad *RecordError) bool {
 	for i := range d.batch.Records {
 		if rec := &d.batch.Records[i]; rec.Key == bad.Key {
-			if err := d.bury(rec.Stream, d.events[i], rec.Key, bad.Err); err != nil {
-				d.log.Error("a dead letter could not be kept", "sink", d.ID, "error", err)
-				return false
-			}
+			d.bury(rec.Stream, d.events[i], rec.Key, bad.Err)
 			d.counts[rec.Stream]--
 			d.batch.Records, d.events = slices.Delete(d.batch.Records, i, i+1), slices.Delete(d.events, i, i+1)
 			return true

@@ -80,7 +80,12 @@ func TestWhereChoosesRecords(t *testing.T) {
 	}})
 	d.decoders = map[string]Decoder{"t/s": fields{}}
 	var dead []string
-	d.dead = func(l DeadLetter) error { dead = append(dead, string(l.Event.Data)+": "+l.Reason); return nil }
+	d.dead = func(letters []DeadLetter) error {
+		for _, l := range letters {
+			dead = append(dead, string(l.Event.Data)+": "+l.Reason)
+		}
+		return nil
+	}
 	deliverAll(t, d)
 	if got := s.data(); !slices.Equal(got, []string{"2", "5"}) {
 		t.Errorf("records %q, want 2 and 5: an event is delivered whole or not at all", got)
@@ -100,26 +105,27 @@ func TestRefusedEventsAndThoseThatComeAgain(t *testing.T) {
 	j.add(&Chunk{Streams: []string{"t/s"}, Events: []StoredEvent{
 		{Data: []byte("good")},
 		{Data: []byte("first bad")},
-		{Data: []byte("mended"), Again: &Again{Key: "k1", Sinks: []string{"t/sink"}}},
-		{Data: []byte("other"), Again: &Again{Key: "k2", Sinks: []string{"t/other"}}},
+		{Data: []byte("mended"), Again: &Again{Event: "k1", Sink: "t/sink"}},
+		{Data: []byte("other"), Again: &Again{Event: "k2", Sink: "t/other"}},
+		{Data: []byte("it has the second"), Again: &Again{Event: "k3", Sink: "t/sink", Record: 3}},
 	}})
 	run := func(refused bool) *memSink {
 		s := &memSink{}
 		d := newDeliverer(j, s, SinkConfig{BatchRecords: 10, Refused: refused})
 		d.decoders = map[string]Decoder{"t/s": fields{}}
-		d.dead = func(DeadLetter) error { return nil }
+		d.dead = func([]DeadLetter) error { return nil }
 		deliverAll(t, d)
 		return s
 	}
-	if got := run(false).data(); !slices.Equal(got, []string{"good", "mended"}) {
-		t.Errorf("records %q, want good and mended", got)
+	if got := run(false).data(); !slices.Equal(got, []string{"good", "mended", "the"}) {
+		t.Errorf("records %q, want good, mended and the third one of the last", got)
 	}
 	s := run(true)
-	if got := s.data(); !slices.Equal(got, []string{"first bad", "mended", "other"}) {
+	if got := s.data(); !slices.Equal(got, []string{"first bad", "mended", "other", "it has the second"}) {
 		t.Fatalf("records %q for what is refused", got)
 	}
 	recs := s.batches[0]
-	if recs[0].Reason != "it says bad" || recs[0].Again != nil || recs[1].Reason != "" || recs[1].Again.Key != "k1" {
+	if recs[0].Reason != "it says bad" || recs[0].Again != nil || recs[1].Reason != "" || recs[1].Again.Event != "k1" {
 		t.Errorf("the records say %+v", recs)
 	}
 }
@@ -138,7 +144,7 @@ func TestDeadLetterIsTheEvent(t *testing.T) {
 	d := newDeliverer(j, s, SinkConfig{BatchRecords: 10})
 	d.decoders = map[string]Decoder{"t/s": fields{}}
 	var dead []DeadLetter
-	d.dead = func(l DeadLetter) error { dead = append(dead, l); return nil }
+	d.dead = func(letters []DeadLetter) error { dead = append(dead, letters...); return nil }
 	deliverAll(t, d)
 	if len(dead) != 1 || string(dead[0].Event.Data) != "1 2 3" || dead[0].Key.Record != 2 {
 		t.Errorf("dead letters %+v", dead)

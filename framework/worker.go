@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,10 +17,10 @@ type Config struct {
 	Journal Journal
 	Streams []*Stream
 	Sinks   []SinkConfig
-	// DeadLetter keeps an event that could not be decoded or delivered; it
-	// returns when that is durable. It is called concurrently. Nil only
-	// counts them.
-	DeadLetter func(DeadLetter) error
+	// DeadLetters keeps events that could not be decoded or delivered; it
+	// returns when that is durable. The same letter may come again. It is
+	// called concurrently. Nil only counts them.
+	DeadLetters func([]DeadLetter) error
 	// MaxEvents ends the run after so many events; 0 means no such end.
 	MaxEvents uint64
 	// DrainTimeout bounds the delivery of what is in the journal after the
@@ -203,6 +204,7 @@ func (w *Worker) prepare(ctx context.Context) error {
 		partitions[w.config.Journal.Partition(s.Name)] = true
 		w.runners = append(w.runners, r)
 	}
+	judged := slices.ContainsFunc(w.config.Sinks, func(c SinkConfig) bool { return c.Refused })
 	for _, c := range w.config.Sinks {
 		var wanted []string
 		for _, s := range w.config.Streams {
@@ -210,14 +212,17 @@ func (w *Worker) prepare(ctx context.Context) error {
 				wanted = append(wanted, s.Name)
 			}
 		}
-		layout, err := newLayout(wanted, decoders)
-		if err != nil {
-			return fmt.Errorf("sink %s: %w", c.ID, err)
+		var layout layout
+		if !c.Refused {
+			var err error
+			if layout, err = newLayout(wanted, decoders); err != nil {
+				return fmt.Errorf("sink %s: %w", c.ID, err)
+			}
 		}
 		for p := range partitions {
 			d := &deliverer{
 				SinkConfig: c, journal: w.config.Journal, partition: p,
-				decoders: decoders, layout: layout, streams: stats, dead: w.config.DeadLetter, log: w.config.Log,
+				decoders: decoders, layout: layout, streams: stats, dead: w.config.DeadLetters, judged: judged, log: w.config.Log,
 				made: map[string]*atomic.Uint64{}, written: map[string]*atomic.Uint64{},
 			}
 			if _, last := w.config.Journal.Bounds(p); c.Latest {
@@ -327,7 +332,10 @@ func (w *Worker) Stats() Stats {
 		out.Streams = append(out.Streams, s)
 	}
 	for _, d := range w.deliverers {
-		out.Sinks = append(out.Sinks, d.snapshot())
+		// What is refused has no sink of the user's: it shows when it fails.
+		if s := d.snapshot(); !d.Refused || s.Error != "" {
+			out.Sinks = append(out.Sinks, s)
+		}
 	}
 	return out
 }

@@ -23,7 +23,7 @@ var rooms = []struct {
 	floor int
 }{
 	{"cmd", 4}, {"examples", 4},
-	{"targets", 3}, {"internal/journal", 3}, {"internal/sink", 3}, {"internal/state", 3}, {"internal/web", 3},
+	{"targets", 3}, {"internal/alert", 3}, {"internal/deadletter", 3}, {"internal/journal", 3}, {"internal/mapping", 3}, {"internal/sink", 3}, {"internal/state", 3}, {"internal/web", 3},
 	{"framework", 2},
 	{"proxies", 1}, {"auth", 1},
 	{"internal", 0},

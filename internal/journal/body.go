@@ -134,10 +134,16 @@ func parseExtension(ev *framework.StoredEvent, b []byte) error {
 			ev.Filled = true
 		case tagSequence:
 			ev.Sequence, ev.Sequenced = v.uvarint(), true
+		case tagAgain:
+			ev.Again = &framework.Again{Event: string(v.bytes()), Sink: string(v.bytes()), Record: int(v.uvarint())}
 		}
 		if v.err != nil {
 			return v.err
 		}
 	}
 	return c.err
+}
+
+func appendAgain(b []byte, a *framework.Again) []byte {
+	return binary.AppendUvarint(appendBytes(appendBytes(b, a.Event), a.Sink), uint64(a.Record))
 }

@@ -74,6 +74,9 @@ import (
 //	1  the event was missed and came later than its place, from the site's
 //	   history; the value is empty
 //	2  the event's number in its stream, uvarint
+//	3  the event was a dead letter and was appended again: {length uvarint,
+//	   its place the first time}, {length uvarint, the sink}, the record's
+//	   ordinal, uvarint
 //
 // A snapshot has an empty body; its streams carry everything that a restart
 // needs to know of the chunks up to its number.
@@ -108,6 +111,7 @@ const (
 
 	tagFilled   = 1
 	tagSequence = 2
+	tagAgain    = 3
 
 	flagID         = 1
 	flagType       = 2

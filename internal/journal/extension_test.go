@@ -3,6 +3,7 @@ package journal
 import (
 	"encoding/hex"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,11 +12,12 @@ import (
 
 // goldenBody is the body of a chunk whose events have extensions, as version 1
 // writes it for ever.
-const goldenBody = "78797a78" + // data
+const goldenBody = "78797a7877" + // data
 	"001b000161047469636b" + "040202ac02" + "01" +
 	"0011000162" + "020100" + "01" +
 	"0011000163" + "050100020100" + "01" +
-	"0009000164" + "01" + "2b000000"
+	"0009000164" + "01" +
+	"0011000165" + "0c" + "030a" + "046a2f3131" + "03612f73" + "07" + "01" + "3e000000"
 
 func extended() []*framework.Event {
 	at := time.Unix(1_700_000_000, 0)
@@ -24,6 +26,7 @@ func extended() []*framework.Event {
 		{ID: []byte("b"), Type: "tick", Cursor: "a", Data: []byte("y"), Time: at, Filled: true},
 		{ID: []byte("c"), Type: "tick", Cursor: "a", Data: []byte("z"), Time: at, Sequenced: true, Filled: true},
 		{ID: []byte("d"), Type: "tick", Cursor: "d", Data: []byte("x"), Time: at},
+		{ID: []byte("e"), Type: "tick", Cursor: "d", Data: []byte("w"), Time: at, Again: &framework.Again{Event: "j/11", Sink: "a/s", Record: 7}},
 	}
 }
 
@@ -45,7 +48,7 @@ func TestExtensionsAreFinal(t *testing.T) {
 	}
 	for i, want := range extended() {
 		got := events[i]
-		if got.ID != string(want.ID) || got.Cursor != want.Cursor || got.Sequence != want.Sequence || got.Sequenced != want.Sequenced || got.Filled != want.Filled {
+		if got.ID != string(want.ID) || got.Cursor != want.Cursor || got.Sequence != want.Sequence || got.Sequenced != want.Sequenced || got.Filled != want.Filled || !reflect.DeepEqual(got.Again, want.Again) {
 			t.Errorf("event %d is %+v, want %+v", i, got, want)
 		}
 	}
@@ -74,7 +77,11 @@ func TestTailKeepsWhatASeamNeeds(t *testing.T) {
 	closeJournal(t, j)
 	j = open(t, Config{Dir: dir})
 	r := resume(t, j, "a/one")
-	for i, want := range extended() {
+	wanted := slices.DeleteFunc(extended(), func(ev *framework.Event) bool { return ev.Again != nil })
+	if len(r.Tail) != len(wanted) || r.Cursor != "d" {
+		t.Fatalf("a tail of %d events and the cursor %q, want %d and d: what comes again is no part of the stream", len(r.Tail), r.Cursor, len(wanted))
+	}
+	for i, want := range wanted {
 		got := r.Tail[i]
 		if got.ID != string(want.ID) || got.Cursor != want.Cursor || got.Sequence != want.Sequence || got.Sequenced != want.Sequenced || got.Filled != want.Filled {
 			t.Errorf("event %d is %+v, want %+v", i, got, want)

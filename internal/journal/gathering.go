@@ -81,7 +81,7 @@ func (g *gathering) event(l *streamLog, ev *framework.Event) {
 	default:
 		flags |= flagCursor
 	}
-	if ev.Filled || ev.Sequenced {
+	if ev.Filled || ev.Sequenced || ev.Again != nil {
 		flags |= flagExtension
 	}
 	m := binary.AppendUvarint(g.meta, uint64(l.row))
@@ -105,6 +105,9 @@ func (g *gathering) event(l *streamLog, ev *framework.Event) {
 		if ev.Sequenced {
 			x = appendNumber(x, tagSequence, ev.Sequence)
 		}
+		if ev.Again != nil {
+			x = appendField(x, tagAgain, string(appendAgain(nil, ev.Again)))
+		}
 		m = appendBytes(m, x)
 	}
 	g.meta = binary.AppendUvarint(m, uint64(len(ev.Data)))
@@ -113,7 +116,9 @@ func (g *gathering) event(l *streamLog, ev *framework.Event) {
 	g.count++
 	r.count++
 	r.shown = cursor
-	g.move(r, cursor)
+	if ev.Again == nil {
+		g.move(r, cursor)
+	}
 }
 
 func (g *gathering) move(r *row, cursor string) {

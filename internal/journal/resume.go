@@ -128,7 +128,7 @@ func (p *partition) scan(ctx context.Context, last uint64, chunks, streams, most
 				}
 				for i := range full.Events {
 					ev := &full.Events[i]
-					if name := full.Streams[ev.Stream]; want(name) {
+					if name := full.Streams[ev.Stream]; want(name) && ev.Again == nil {
 						// Texts are cloned: they are views into the whole chunk.
 						tail := framework.TailEvent{
 							ID: strings.Clone(ev.ID), Hash: framework.HashEvent(ev.Type, ev.Data), Time: ev.Time,
