@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -48,6 +49,15 @@ func (w *wiring) serveControl() (stop func()) {
 			states = append(states, poolState{k.name, k.pool.Stats()})
 		}
 		answer(rw, states, nil)
+	})
+	mux.HandleFunc("POST /coverage", func(rw http.ResponseWriter, r *http.Request) {
+		var ask coverageOf
+		err := json.NewDecoder(r.Body).Decode(&ask)
+		var list []streamCoverage
+		if err == nil {
+			list, err = ask.read(r.Context(), w.data, w.journal)
+		}
+		answer(rw, list, err)
 	})
 	mux.HandleFunc("POST /dead/retry", func(rw http.ResponseWriter, r *http.Request) {
 		done, err := w.sendDead(r.Context(), r.Body)
@@ -86,7 +96,11 @@ func askWorker(ctx context.Context, data, method, path string, body io.Reader, i
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-		return fail(ExitError, fmt.Errorf("the worker answers: %s", bytes.TrimSpace(text)))
+		code, err := strconv.Atoi(resp.Header.Get(exitHeader))
+		if err != nil {
+			code = ExitError
+		}
+		return fail(code, errors.New(string(bytes.TrimSpace(text))))
 	}
 	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
 		return fail(ExitError, fmt.Errorf("the worker's answer cannot be read: %w", err))
@@ -94,9 +108,16 @@ func askWorker(ctx context.Context, data, method, path string, body io.Reader, i
 	return nil
 }
 
+// exitHeader is the exit code that an error of the worker means.
+const exitHeader = "Scrape-Exit-Code"
+
 // answer writes the worker's answer.
 func answer(rw http.ResponseWriter, value any, err error) {
 	if err != nil {
+		var exit *exitError
+		if errors.As(err, &exit) {
+			rw.Header().Set(exitHeader, strconv.Itoa(exit.code))
+		}
 		http.Error(rw, err.Error(), http.StatusInternalServerError)
 		return
 	}

@@ -1,12 +1,14 @@
 package cmd
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -25,8 +27,8 @@ func (a *app) coverageCommand() *cobra.Command {
 		Use:   "coverage [TARGET…]",
 		Short: "Show what was held, what was missed, and how it was healed",
 		Long: `coverage reads the ledger that the journal keeps of each stream, or of the
-streams of the targets named ("target" or "target/stream"), while no run holds
-the journal. It shows how much of the time a connection was held, how the
+streams of the targets named ("target" or "target/stream"), while a worker runs
+or none does. It shows how much of the time a connection was held, how the
 outages were healed, and where the holes are.
 
 REPLAYED outages lost nothing: the site sent again what was missed, and the
@@ -46,7 +48,11 @@ Exit code 1 says that a known gap is open, in the time shown.`,
 			if err != nil {
 				return fail(ExitUsage, err)
 			}
-			list, err := a.readCoverage(c.Context(), journalDir(worker, data), names, from)
+			ask := coverageOf{names, from}
+			list, err := a.readCoverage(c.Context(), journalDir(worker, data), ask)
+			if used := (*journal.InUseError)(nil); errors.As(err, &used) {
+				list, err = runningCoverage(c.Context(), data, ask, err)
+			}
 			if err != nil {
 				return err
 			}
@@ -98,24 +104,44 @@ type streamCoverage struct {
 	Ledger framework.Ledger `json:"ledger"`
 }
 
-func (a *app) readCoverage(ctx context.Context, dir string, names []string, from time.Time) (list []streamCoverage, err error) {
+// coverageOf says of which streams, and since when.
+type coverageOf struct {
+	Names []string
+	From  time.Time
+}
+
+// runningCoverage has the worker that holds the journal read it.
+func runningCoverage(ctx context.Context, data string, ask coverageOf, inUse error) (list []streamCoverage, err error) {
+	body, err := json.Marshal(ask)
+	if err != nil {
+		return nil, fail(ExitError, err)
+	}
+	err = askWorker(ctx, data, http.MethodPost, "/coverage", bytes.NewReader(body), &list)
+	if errors.Is(err, errNoWorker) {
+		return nil, inUse // by something else
+	}
+	return list, err
+}
+
+func (a *app) readCoverage(ctx context.Context, dir string, ask coverageOf) (list []streamCoverage, err error) {
 	if !journal.Exists(dir) { // opening it would make one
 		return nil, fail(ExitSetup, fmt.Errorf("there is no journal in %s: name the data directory of a run with --data", dir))
 	}
 	log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: shortText}))
 	j, err := journal.Open(ctx, journal.Config{Dir: dir, Log: log})
-	if used := (*journal.InUseError)(nil); errors.As(err, &used) {
-		return nil, fail(ExitSetup, fmt.Errorf("%w; coverage reads the journal while no run holds it", err))
-	}
 	if err != nil {
 		return nil, fail(ExitSetup, err)
 	}
 	defer func() { err = errors.Join(err, j.Close()) }()
+	return ask.read(ctx, dir, j)
+}
 
+// read reads the ledgers of a journal that lies in dir.
+func (ask coverageOf) read(ctx context.Context, dir string, j *journal.Journal) (list []streamCoverage, err error) {
 	all := j.Streams()
 	matched := map[string]bool{}
 	for _, name := range all {
-		if len(names) > 0 && !matches(name, names, matched) {
+		if len(ask.Names) > 0 && !matches(name, ask.Names, matched) {
 			continue
 		}
 		l, err := j.Stream(ctx, name)
@@ -131,13 +157,13 @@ func (a *app) readCoverage(ctx context.Context, dir string, names []string, from
 			last = ev.Time
 		}
 		ledger := framework.ReadLedger(state.Notes, last)
-		if !from.IsZero() {
-			ledger = ledger.Since(from)
+		if !ask.From.IsZero() {
+			ledger = ledger.Since(ask.From)
 		}
 		sum := ledger.Sum()
 		list = append(list, streamCoverage{name, sum.HeldShare(), sum.Coverage(), sum, ledger})
 	}
-	for _, name := range names {
+	for _, name := range ask.Names {
 		if !matched[name] {
 			return nil, fail(ExitUsage, fmt.Errorf("the journal in %s holds no stream of %s; it holds %s", dir, name, orNone(strings.Join(all, ", "))))
 		}

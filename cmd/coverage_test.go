@@ -115,7 +115,7 @@ func TestCoverageTable(t *testing.T) {
 	data := journalOf(t, hourOfStreams())
 	a := &app{stderr: t.Output()}
 	for file, since := range map[string]time.Time{"coverage.txt": {}, "coverage-since.txt": minute(38)} {
-		list, err := a.readCoverage(t.Context(), filepath.Join(data, "journal"), nil, since)
+		list, err := a.readCoverage(t.Context(), filepath.Join(data, "journal"), coverageOf{From: since})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -125,7 +125,7 @@ func TestCoverageTable(t *testing.T) {
 		}
 		golden(t, file, out.String())
 	}
-	list, err := a.readCoverage(t.Context(), filepath.Join(data, "journal"), []string{"shop/prices"}, time.Time{})
+	list, err := a.readCoverage(t.Context(), filepath.Join(data, "journal"), coverageOf{Names: []string{"shop/prices"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -131,9 +131,11 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 		timer := time.AfterFunc(o.duration, held.Drain)
 		defer timer.Stop()
 	}
+	endAlerts := w.startAlerts(held.Stats)
 	endProgress := show.begin(held)
 	err = held.Run(ctx)
 	endProgress()
+	endAlerts()
 
 	account := held.Stats()
 	if o.summary != "" {

@@ -16,6 +16,7 @@ import (
 	"github.com/holdline/scrape/auth/store"
 	"github.com/holdline/scrape/framework"
 	"github.com/holdline/scrape/internal/deadletter"
+	"github.com/holdline/scrape/internal/journal"
 	"github.com/holdline/scrape/internal/sse"
 	"github.com/holdline/scrape/proxies"
 	"github.com/holdline/scrape/targets"
@@ -28,7 +29,7 @@ const unfinishedBytes = 256 << 20
 type wiring struct {
 	files   []*targets.File
 	worker  *targets.Worker
-	journal framework.Journal
+	journal *journal.Journal  // nil outside of a run
 	dead    *deadletter.Store // nil where none are kept
 	seed    string            // of the choice of exits, the same after a restart
 	runtime *browser.Runtime  // nil when no target needs a browser
@@ -57,7 +58,10 @@ func (w *wiring) reset() {
 
 func (w *wiring) config() (framework.Config, error) {
 	w.reset()
-	c := framework.Config{Journal: w.journal, Log: w.log}
+	c := framework.Config{Log: w.log}
+	if w.journal != nil {
+		c.Journal = w.journal
+	}
 	known := []string{}
 	for _, f := range w.files {
 		identities, err := w.identities(f)

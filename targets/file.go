@@ -42,6 +42,8 @@ type File struct {
 	Limits Limits `yaml:"limits"`
 	// Where records are delivered. Each sink gets all of them.
 	Sinks []Sink `yaml:"sinks"`
+	// Who is told what needs a person, of this target.
+	Alerts *Alerts `yaml:"alerts"`
 
 	// Path is the file itself, as it was given.
 	Path string `yaml:"-"`

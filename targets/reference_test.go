@@ -40,6 +40,7 @@ var chapters = []struct {
 	{"proxies", reflect.TypeFor[Proxies]()},
 	{"proxies.exits[]", reflect.TypeFor[Exit]()},
 	{"limits", reflect.TypeFor[Limits]()},
+	{"alerts", reflect.TypeFor[Alerts]()},
 	{"sinks[]", reflect.TypeFor[Sink]()},
 	{"sinks[].batch", reflect.TypeFor[Batch]()},
 	{"sinks[].sqlite", reflect.TypeFor[SQLite]()},

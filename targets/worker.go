@@ -18,6 +18,8 @@ type Worker struct {
 	Sinks map[string]*NamedSink `yaml:"sinks"`
 	// The journal, which every event passes through on its way to the sinks.
 	Journal Journal `yaml:"journal"`
+	// Who is told what needs a person, of all targets.
+	Alerts *Alerts `yaml:"alerts"`
 
 	// Path is the file itself, as it was given; empty when there is none.
 	Path string `yaml:"-"`

@@ -142,3 +142,22 @@ func (p *place) exec(file, statement string) {
 		p.t.Fatalf("%s: %v", statement, err)
 	}
 }
+
+// The ledger of a worker can be read while it runs.
+func TestCoverageOfARunningWorker(t *testing.T) {
+	t.Parallel()
+	feed := ticks(t, "== answer 200 text/event-stream\n== count 100 1ms\n== cut\n== answer 200 text/event-stream\nid: 104\ndata: a\n\n== hang\n")
+	p := newPlace(t)
+	p.write("pair.yaml", twoSinks, map[string]any{"URL": feed.URL})
+	run := p.start("run", "pair.yaml", "--progress", "none")
+	run.until("a gap in the ledger", func() bool {
+		r := p.start("coverage", "pair")
+		<-r.over
+		return r.cmd.ProcessState.ExitCode() == 1 && strings.Contains(r.stdout.String(), "ids 101 to 103")
+	})
+	r := p.start("coverage", "nothing")
+	r.wait(2)
+	says(t, r.stderr.String(), "holds no stream of nothing; it holds pair/feed")
+	run.interrupt()
+	run.wait(0)
+}

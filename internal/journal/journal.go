@@ -25,6 +25,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/holdline/scrape/framework"
+	"github.com/holdline/scrape/internal/disk"
 )
 
 // Durability says when a commit counts.
@@ -142,7 +143,7 @@ func Open(ctx context.Context, c Config) (*Journal, error) {
 		log:     c.Log,
 		closing: make(chan struct{}),
 		abort:   make(chan struct{}),
-		free:    freeSpace,
+		free:    disk.Free,
 
 		tailBytes: tailBytes,
 		send: func(ctx context.Context, s *store, p int, last uint64, msg []byte) (uint64, error) {
