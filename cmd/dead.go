@@ -34,7 +34,6 @@ type deadFlags struct {
 	target       string
 	stream       string
 	all          bool
-	asJSON       bool
 }
 
 func (o *deadFlags) filter(events []string) deadletter.Filter {
