@@ -70,7 +70,7 @@ type cookieFile struct {
 
 func (cookieFile) Bound() Binding { return BoundToNone }
 
-func (f cookieFile) Obtain(context.Context, Via, *Credential) (*Credential, error) {
+func (f cookieFile) Obtain(_ context.Context, _ Via, old *Credential) (*Credential, error) {
 	needed := func(format string, args ...any) error {
 		return &LoginError{Fault: FaultPerson, Reason: fmt.Sprintf("%s: ", f.config.Path) + fmt.Sprintf(format, args...) + ": log in with your browser and export the session anew"}
 	}
@@ -83,7 +83,17 @@ func (f cookieFile) Obtain(context.Context, Via, *Credential) (*Credential, erro
 		return nil, needed("%v", err)
 	}
 	now := time.Now()
-	c := &Credential{Header: http.Header{}}
+	c := &Credential{Header: http.Header{}, Skew: skewed(old)}
+	token := func(text string) {
+		end, ok := JWTExpiry(text)
+		switch {
+		case !ok:
+		case old == nil && !now.Before(end):
+			c.ended = Earlier(c.ended, end) // the site has not been asked yet
+		default:
+			c.Expires = Earlier(c.Expires, end.Add(-c.Skew))
+		}
+	}
 	for _, cookie := range session.cookies {
 		matters := slices.Contains(f.matter, cookie.Name)
 		if ended := !cookie.Expires.IsZero() && !now.Before(cookie.Expires); ended && matters {
@@ -94,9 +104,7 @@ func (f cookieFile) Obtain(context.Context, Via, *Credential) (*Credential, erro
 		c.Cookies = append(c.Cookies, cookie)
 		if matters {
 			c.Expires = Earlier(c.Expires, cookie.Expires)
-			if end, ok := JWTExpiry(cookie.Value); ok {
-				c.Expires = Earlier(c.Expires, end)
-			}
+			token(cookie.Value)
 		}
 	}
 	if len(c.Cookies) == 0 && len(session.cookies) > 0 {
@@ -107,9 +115,7 @@ func (f cookieFile) Obtain(context.Context, Via, *Credential) (*Credential, erro
 			value := ""
 			if kind == "storage" {
 				value = session.stored(name, f.config.Hosts)
-				if end, ok := JWTExpiry(value); ok {
-					c.Expires = Earlier(c.Expires, end)
-				}
+				token(value)
 			} else if i := slices.IndexFunc(c.Cookies, func(c *http.Cookie) bool { return c.Name == name }); i >= 0 {
 				value = c.Cookies[i].Value
 			}
@@ -127,7 +133,7 @@ func (f cookieFile) Obtain(context.Context, Via, *Credential) (*Credential, erro
 		return nil, needed("there is no cookie %s in it", f.config.ExpiresWith)
 	}
 	if c.Expired(now) {
-		return nil, needed("its session ended at %s", c.Expires.Format(time.RFC3339))
+		return nil, needed("its session ended at %s%s", c.Expires.Add(c.Skew).Format(time.RFC3339), byClock(c.Skew))
 	}
 	return c, nil
 }

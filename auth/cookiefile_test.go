@@ -2,7 +2,6 @@ package auth
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"net/http/cookiejar"
 	"os"
@@ -81,21 +80,19 @@ func TestCookieFiles(t *testing.T) {
 }
 
 func TestCookieFilesThatNeedAPerson(t *testing.T) {
-	jwt := "e30.eyJleHAiOjEwMDB9." // exp 1000
 	for want, c := range map[string]CookieFileConfig{
-		"no such file":                       {Path: "/nonexistent"},
-		"it is empty":                        {Path: write(t, " \n")},
-		"cookies in it":                      {Path: write(t, "# Netscape HTTP Cookie File\n")},
-		"line 1 has 3 fields":                {Path: write(t, "s3cret\ts3cret\ts3cret")},
-		"line 1 has no domain":               {Path: write(t, "a\tTRUE\t/\tTRUE\ts3cret\tn\tv")},
-		"no storage state":                   {Path: write(t, `{"cookies": "s3cret"}`)},
-		"without cookies and storage":        {Path: write(t, `{}`)},
-		"cookie 1 has no name":               {Path: write(t, `{"cookies": [{"value": "s3cret"}]}`)},
-		"all of its 1 cookies have ended":    {Path: write(t, "a\tTRUE\t/\tTRUE\t1000\tn\ts3cret")},
-		"the cookie n ended at":              {Path: write(t, "a\tTRUE\t/\tTRUE\t1000\tn\ts3cret"), ExpiresWith: "n"},
-		"there is no cookie other":           {Path: write(t, netscape), ExpiresWith: "other"},
-		"there is no storage token":          {Path: write(t, netscape), Header: map[string]string{"A": "${storage:token}"}},
-		"its session ended at 1970-01-01T00": {Path: write(t, fmt.Sprintf(`{"origins": [{"origin": "https://a", "localStorage": [{"name": "t", "value": %q}]}]}`, jwt)), Header: map[string]string{"A": "${storage:t}"}},
+		"no such file":                    {Path: "/nonexistent"},
+		"it is empty":                     {Path: write(t, " \n")},
+		"cookies in it":                   {Path: write(t, "# Netscape HTTP Cookie File\n")},
+		"line 1 has 3 fields":             {Path: write(t, "s3cret\ts3cret\ts3cret")},
+		"line 1 has no domain":            {Path: write(t, "a\tTRUE\t/\tTRUE\ts3cret\tn\tv")},
+		"no storage state":                {Path: write(t, `{"cookies": "s3cret"}`)},
+		"without cookies and storage":     {Path: write(t, `{}`)},
+		"cookie 1 has no name":            {Path: write(t, `{"cookies": [{"value": "s3cret"}]}`)},
+		"all of its 1 cookies have ended": {Path: write(t, "a\tTRUE\t/\tTRUE\t1000\tn\ts3cret")},
+		"the cookie n ended at":           {Path: write(t, "a\tTRUE\t/\tTRUE\t1000\tn\ts3cret"), ExpiresWith: "n"},
+		"there is no cookie other":        {Path: write(t, netscape), ExpiresWith: "other"},
+		"there is no storage token":       {Path: write(t, netscape), Header: map[string]string{"A": "${storage:token}"}},
 	} {
 		_, err := obtain(t, c)
 		login, ok := errors.AsType[*LoginError](err)
@@ -119,13 +116,6 @@ func TestANewerCookieFileIsFound(t *testing.T) {
 	}
 	if c, err := s.Obtain(t.Context(), Via{}, nil); err != nil || len(c.Cookies) != 1 {
 		t.Error(c, err)
-	}
-}
-
-func TestStaticTokenThatEnded(t *testing.T) {
-	_, err := Static(http.Header{"Authorization": {"Bearer e30.eyJleHAiOjEwMDB9."}}, nil).Obtain(t.Context(), Via{}, nil)
-	if login, ok := errors.AsType[*LoginError](err); !ok || login.Fault != FaultSetup || !strings.Contains(err.Error(), "1970-01-01") {
-		t.Error(err)
 	}
 }
 

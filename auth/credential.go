@@ -46,11 +46,25 @@ type Credential struct {
 	Generation   uint64
 
 	parts []*Credential // of a Stack
+	ended time.Time     // when what a person gave has ended by this machine's clock, if it has
 }
 
 // Expired reports whether the credential's known end has come.
 func (c *Credential) Expired(now time.Time) bool {
 	return !c.Expires.IsZero() && !now.Before(c.Expires)
+}
+
+// EndsAt counts an end that the site's clock tells, such as the exp of a token,
+// for a Source that has just obtained it. Skew is set before. What the site has
+// just given is good: an end that has passed already by this machine's clock
+// tells no end, but that this clock is ahead by as much at least.
+func (c *Credential) EndsAt(end time.Time) {
+	now := time.Now()
+	if by := end.Add(-c.Skew); now.Before(by) {
+		c.Expires = Earlier(c.Expires, by)
+		return
+	}
+	c.Skew = end.Sub(now)
 }
 
 // SetCookies puts the cookies into an identity's jar, each for the hosts and

@@ -84,7 +84,7 @@ func (k *Keeper) fly(ctx context.Context, s *slot, f *flight, via Via, old *Cred
 	kept := credential != nil
 	if !kept {
 		log.Debug("login begins")
-		credential, err = k.config.Source.Obtain(ctx, via, old)
+		credential, err = k.config.Source.Obtain(ctx, via, k.byTheSite(old))
 	}
 	took := time.Since(began)
 	if err == nil {
@@ -104,17 +104,16 @@ func (k *Keeper) fly(ctx context.Context, s *slot, f *flight, via Via, old *Cred
 				credential.ExitID = via.ID
 			}
 		}
-		if credential.Skew.Abs() >= loudSkew {
-			say = k.once("this machine's clock and the site's differ; what the site says of times is read by the site's clock", "site_clock_ahead", credential.Skew.Round(time.Second), "remedy", "set this machine's clock")
+		say = k.sayClock(credential.Skew)
+		if !credential.ended.IsZero() {
+			say = append(say, k.once("what was given has ended by this machine's clock; it is tried all the same, for the site's clock counts", "ended", credential.ended.Format(time.RFC3339))...)
 		}
 	} else {
 		credential = nil
 	}
 	k.mu.Unlock()
 
-	for _, line := range say {
-		log.Warn(line.text, line.attrs...)
-	}
+	k.warn(say)
 	switch {
 	case kept && err == nil:
 		log.Info("somebody has logged in meanwhile", "credential", credential)
@@ -164,15 +163,27 @@ func (k *Keeper) fly(ctx context.Context, s *slot, f *flight, via Via, old *Cred
 	close(f.done)
 }
 
-// usable refuses what a Source should not have returned.
+// byTheSite is old with what is known by now of the site's clock.
+func (k *Keeper) byTheSite(old *Credential) *Credential {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if old == nil || !k.heard {
+		return old
+	}
+	known := *old
+	known.Skew = k.skew
+	return &known
+}
+
+// usable refuses what a Source should not have returned. An end that has passed
+// of what was obtained just now is none: the site's clock is another, and a
+// refusal will tell when it is over.
 func usable(c *Credential, now time.Time) error {
-	switch {
-	case c == nil:
+	if c == nil {
 		return errors.New("the source returned no credential and no error")
-	case c.Expired(now):
-		return &LoginError{Fault: FaultStep, Reason: fmt.Sprintf(
-			"the site gave a credential that ended at %s, %v ago: is this machine's clock right?",
-			c.Expires.Format(time.RFC3339), now.Sub(c.Expires).Round(time.Second))}
+	}
+	if c.Expired(now) {
+		c.Skew, c.Expires = c.Expires.Sub(now), time.Time{}
 	}
 	return nil
 }

@@ -101,6 +101,8 @@ type Keeper struct {
 	lived      time.Duration // how long the last one lasted that was refused
 	lifetime   time.Duration // seen twice; 0 is not known
 	told       map[string]bool
+	skew       time.Duration // as the site's last answer says
+	heard      bool          // an answer has said it
 }
 
 // slot is what is held for one exit.
@@ -177,15 +179,19 @@ func (k *Keeper) Reject(via Via, generation uint64) {
 	rejected := s.credential
 	say := k.learn(s, time.Now())
 	k.mu.Unlock()
-	for _, line := range say {
-		k.config.Log.Warn(line.text, line.attrs...)
-	}
+	k.warn(say)
 	k.forget(rejected)
 }
 
 type line struct {
 	text  string
 	attrs []any
+}
+
+func (k *Keeper) warn(say []line) {
+	for _, line := range say {
+		k.config.Log.Warn(line.text, line.attrs...)
+	}
 }
 
 // once returns a line that is said once by a Keeper. k.mu is held.

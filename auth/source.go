@@ -96,8 +96,9 @@ type Source interface {
 }
 
 // Static is the Source of something that does not change, such as an API key
-// or a long-lived bearer token: header and cookies are handed on as they are. A
-// bearer token whose own end has come is a *LoginError of FaultSetup.
+// or a long-lived bearer token: header and cookies are handed on as they are.
+// Whether a bearer token is still good is for the site to say. One that it has
+// refused, and whose own end has come, is a *LoginError of FaultSetup.
 func Static(header http.Header, cookies []*http.Cookie) Source {
 	return static{header: header.Clone(), cookies: cookies}
 }
@@ -118,10 +119,16 @@ func given(s Source) bool {
 
 func (s static) Bound() Binding { return BoundToNone }
 
-func (s static) Obtain(context.Context, Via, *Credential) (*Credential, error) {
+func (s static) Obtain(_ context.Context, _ Via, old *Credential) (*Credential, error) {
+	c := &Credential{Header: s.header, Cookies: s.cookies}
 	_, token, _ := strings.Cut(s.header.Get("Authorization"), " ")
-	if end, ok := JWTExpiry(token); ok && !time.Now().Before(end) {
-		return nil, &LoginError{Fault: FaultSetup, Reason: "the token that was given ended at " + end.Format(time.RFC3339) + ": put a new one in its place"}
+	end, ok := JWTExpiry(token)
+	if !ok || time.Now().Before(end.Add(-skewed(old))) {
+		return c, nil
 	}
-	return &Credential{Header: s.header, Cookies: s.cookies}, nil
+	if old != nil {
+		return nil, &LoginError{Fault: FaultSetup, Reason: "the site refuses the token that was given, which ended at " + end.Format(time.RFC3339) + byClock(old.Skew) + ": put a new one in its place"}
+	}
+	c.ended = end
+	return c, nil
 }

@@ -1,6 +1,8 @@
 package framework
 
 import (
+	"context"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -50,4 +52,40 @@ func TestAPlannedRenewalBlocksNobody(t *testing.T) {
 			renewal.Wait()
 		}
 	})
+}
+
+// onlyOnce is a login that works once.
+type onlyOnce struct {
+	countingSource
+	failed int
+}
+
+func (o *onlyOnce) Obtain(ctx context.Context, via auth.Via, old *auth.Credential) (*auth.Credential, error) {
+	if o.count() > 0 {
+		o.failed++
+		return nil, &auth.LoginError{Fault: auth.FaultStep, Reason: "the login page is gone"}
+	}
+	return o.countingSource.Obtain(ctx, via, old)
+}
+
+func TestACredentialThatOutlivesItsClockIsUsedWhileThereIsNoOther(t *testing.T) {
+	for name, ends := range map[string]step{"clean end": {events: 90}, "silence": {events: 90, mute: true}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				source := &onlyOnce{countingSource: countingSource{life: time.Minute}}
+				ids := NewIdentities(IdentityConfig{Keeper: auth.NewKeeper(auth.Config{Source: source})})
+				defer ids.Close()
+				start := time.Now()
+				feed := &site{every: time.Second, start: start, replay: true, script: func(int, Cursor) step { return ends }}
+				s := &Stream{Name: "s", Target: feed, Identities: ids, Limits: quickly(), StaleAfter: 5 * time.Second}
+				if got := read(t, s, 300); !slices.Equal(got, numbers(1, 300)) {
+					t.Errorf("got %d events", len(got))
+				}
+				// The site takes it still, so that nobody has to wait for a login.
+				if took := time.Since(start); took > 305*time.Second || source.failed == 0 {
+					t.Errorf("%v for 300 seconds of events, %d logins failed", took, source.failed)
+				}
+			})
+		})
+	}
 }

@@ -512,6 +512,9 @@ func (s *signer) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, fmt.Errorf("exit %s: %w", s.id.lease.exit(), err)
 	}
+	if s.id.credential != nil && s.own(req.URL) {
+		s.id.owner.config.Keeper.Answered(resp.Header)
+	}
 	return resp, nil
 }
 

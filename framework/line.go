@@ -256,7 +256,7 @@ func (r *runner) connect(ctx context.Context, l *line, s *streak) (*attempt, err
 	switch {
 	case s.prev != nil && s.fix == Reauthenticate:
 		r.stats.set("logging in", "")
-		a.id, err = l.ids.reauthenticate(ctx, s.prev, true)
+		a.id, err = r.reauthenticate(ctx, l, s)
 	case s.prev != nil && s.fix == Rotate:
 		r.stats.set("rotating", "")
 		a.id, err = l.ids.rotate(ctx, s.prev, poolOutcome(s.outcome))
@@ -274,6 +274,20 @@ func (r *runner) connect(ctx context.Context, l *line, s *streak) (*attempt, err
 	}
 	s.fix = Auto
 	return a, r.open(ctx, l, a, s.silences)
+}
+
+// reauthenticate mends the identity of a line whose credential is of no use, or
+// has ended by its clock. Of the latter the site has the last word: as long as
+// no login brings another one, the connection is tried with it.
+func (r *runner) reauthenticate(ctx context.Context, l *line, s *streak) (*identity, error) {
+	o := s.outcome
+	byClock := o.CredentialExpired && (o.Layer == LayerSilence || o.Layer == LayerStream)
+	id, err := l.ids.reauthenticate(ctx, s.prev, !byClock)
+	if err == nil || !byClock || ctx.Err() != nil {
+		return id, err
+	}
+	r.Log.Warn("the credential has ended by its clock and there is no other one: the site is asked whether it still takes it", "error", err)
+	return s.prev.again(), nil
 }
 
 // open opens the connection of an attempt that has its identity.

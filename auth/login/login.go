@@ -176,6 +176,6 @@ func (v *visit) capture(answer *answer) (*auth.Credential, error) {
 // token counts the end of a JSON Web Token, which is by the site's clock.
 func (v *visit) token(c *auth.Credential, value string) {
 	if end, ok := auth.JWTExpiry(value); ok {
-		c.Expires = auth.Earlier(c.Expires, end.Add(-c.Skew))
+		c.EndsAt(end)
 	}
 }

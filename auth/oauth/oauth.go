@@ -226,7 +226,7 @@ func (t *talk) credential(token *oauth2.Token, err error, action string) (*auth.
 		Skew:    t.skew,
 	}
 	if end, ok := auth.JWTExpiry(token.AccessToken); ok {
-		c.Expires = auth.Earlier(c.Expires, end.Add(-t.skew))
+		c.EndsAt(end)
 	}
 	return c, nil
 }
