@@ -21,7 +21,7 @@ type Commons struct {
 	kept      map[string]*memory // by pool and exit, or account
 }
 
-// address is one exit's way out: the URL with everything in it. Direct ways are each pool's own.
+// address is one exit's way out: the URL with everything in it, or this machine's own.
 type address struct {
 	slots *slots
 	meter *meter
@@ -62,12 +62,10 @@ func (c *Commons) address(id string, limit int, m *meter) *address {
 	}
 	a := &address{slots: newSlots(limit), meter: m, users: 1}
 	a.slots.mu = &c.mu
-	if id != "" {
-		if c.addresses == nil {
-			c.addresses = map[string]*address{}
-		}
-		c.addresses[id] = a
+	if c.addresses == nil {
+		c.addresses = map[string]*address{}
 	}
+	c.addresses[id] = a
 	return a
 }
 

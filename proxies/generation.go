@@ -146,11 +146,7 @@ func (p *Pool) exit(x Exit, generation int) *exit {
 		x.Name = fmt.Sprintf("%s~%d", x.Name, generation)
 	}
 	e.Exit, e.id = x, identifier(x)
-	id := e.id
-	if x.URL == nil {
-		id = "" // this machine's own way is not a provider's: each pool counts for itself
-	}
-	e.address = common.address(id, x.MaxConns, common.meterFor(key))
+	e.address = common.address(e.id, x.MaxConns, common.meterFor(key))
 	e.meter.grant(x.Budget)
 	account := "account/" + p.config.Name + "/" + x.accountName()
 	if x.Account != "" {

@@ -273,6 +273,48 @@ func TestUpdateKeepsWhatStays(t *testing.T) {
 	})
 }
 
+func TestThisMachinesOwnWayHasOneCap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		commons := &Commons{}
+		a, _ := wired(t, Config{Exits: []Exit{{Kind: Direct, MaxConns: 3}}, Commons: commons, Name: "a"}, works)
+		b, _ := wired(t, Config{Exits: append(nExits(1), Exit{Name: "home"}), Commons: commons, Name: "b"}, works)
+		var open []net.Conn
+		for _, p := range []*Pool{a, b, b} {
+			c, err := lease(t, p, Request{Key: "prices", Kind: Direct}).DialContext(t.Context(), "tcp", "target.example:443")
+			if err != nil {
+				t.Fatal(err)
+			}
+			open = append(open, c)
+		}
+		for _, p := range []*Pool{a, b} {
+			var werr *WaitError
+			_, err := lease(t, p, Request{Key: "late", Kind: Direct}).DialContext(t.Context(), "tcp", "target.example:443")
+			if !errors.As(err, &werr) || werr.Cap != 3 || !strings.Contains(err.Error(), `held by "prices" (3)`) {
+				t.Errorf("%v", err)
+			}
+			for _, s := range p.Stats() {
+				if s.Kind == Direct && (s.Conns != 3 || s.Cap != 3) {
+					t.Errorf("%+v", s)
+				}
+			}
+		}
+		// A slot that one pool frees is the other's.
+		served := make(chan error)
+		go func() { served <- dialOnce(lease(t, a, Request{Key: "late", Kind: Direct})) }()
+		synctest.Wait()
+		open[1].Close()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		for _, c := range open {
+			c.Close()
+		}
+		if n := commons.addresses["direct"].slots.used; n != 0 {
+			t.Errorf("%d slots are held", n)
+		}
+	})
+}
+
 func TestCapsAreSharedByWhatIsDialled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		commons := &Commons{}

@@ -33,7 +33,7 @@ import (
 type Config struct {
 	// Exits are the ways out; at least one. Names must differ.
 	Exits []Exit
-	// MaxConnsPerExit is the cap of an exit that names none. Default 8. Direct exits have it too.
+	// MaxConnsPerExit is the cap of an exit that names none. Default 8. Direct exits have it too, all of a Commons together.
 	MaxConnsPerExit int
 	// Quarantine is how long an exit is out after it has failed, the first time; each further time doubles it, up to
 	// MaxQuarantine, and up to a quarter more or less by chance. Defaults 30 s and 30 min.
