@@ -83,6 +83,8 @@ func (k *Keeper) fly(ctx context.Context, s *slot, f *flight, via Via, old *Cred
 	credential, err := k.newer(via, old), error(nil)
 	kept := credential != nil
 	if !kept {
+		// Before it begins: it may be what ends the program.
+		k.rememberNow()
 		log.Debug("login begins")
 		credential, err = k.config.Source.Obtain(ctx, via, k.byTheSite(old))
 	}
@@ -141,7 +143,6 @@ func (k *Keeper) fly(ctx context.Context, s *slot, f *flight, via Via, old *Cred
 		k.keep(credential)
 	}
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	switch {
 	case err == nil:
 		switch {
@@ -152,12 +153,17 @@ func (k *Keeper) fly(ctx context.Context, s *slot, f *flight, via Via, old *Cred
 			k.lastTook = took
 		}
 		k.refused, k.refusal = 0, hold{}
-		*s = slot{credential: credential, used: s.used, kept: kept}
+		*s = slot{credential: credential, used: s.used, kept: kept, flight: f}
 	case abandoned:
 	default:
 		k.stats.Failures++
 		k.failed(s, began, err)
 	}
+	h := k.history(time.Now())
+	k.mu.Unlock()
+	k.remember(h)
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	s.flight = nil
 	f.credential, f.err = credential, err
 	close(f.done)
@@ -204,7 +210,7 @@ func (k *Keeper) failed(s *slot, began time.Time, err error) {
 	case FaultRefused:
 		// A refusal is about the account, whichever exit it came through.
 		k.refused++
-		k.refusal = hold{err: err}
+		k.refusal = hold{err: err, since: now}
 		if k.refused < refusalLimit {
 			k.refusal.until = now.Add(jitter(refusalWait << (k.refused - 1)))
 		}
@@ -225,7 +231,7 @@ func (k *Keeper) failed(s *slot, began time.Time, err error) {
 			wait = max(wait, min(login.Wait, time.Hour))
 		}
 		s.failures++
-		s.hold = hold{until: now.Add(wait), err: err}
+		s.hold = hold{since: now, until: now.Add(wait), err: err}
 	}
 }
 
@@ -240,9 +246,7 @@ func (k *Keeper) mayLogin(s *slot, now time.Time) error {
 	if now.Before(s.hold.until) {
 		return held(s.hold)
 	}
-	for len(k.attempts) > 0 && now.Sub(k.attempts[0]) >= time.Hour {
-		k.attempts = k.attempts[1:]
-	}
+	k.ageAttempts(now)
 	if limit := k.config.AttemptsPerHour; limit > 0 && len(k.attempts) >= limit {
 		return held(hold{
 			until: k.attempts[len(k.attempts)-limit].Add(time.Hour),
@@ -250,6 +254,13 @@ func (k *Keeper) mayLogin(s *slot, now time.Time) error {
 		})
 	}
 	return nil
+}
+
+// ageAttempts forgets those that are older than an hour. k.mu is held.
+func (k *Keeper) ageAttempts(now time.Time) {
+	for len(k.attempts) > 0 && now.Sub(k.attempts[0]) >= time.Hour {
+		k.attempts = k.attempts[1:]
+	}
 }
 
 // forgetAttempt takes the attempt that began then out of the count.

@@ -51,8 +51,9 @@ type Config struct {
 	// 60, negative means no limit. A credential that lives T and is used
 	// through N exits needs N×(1h/T).
 	AttemptsPerHour int
-	// Store keeps credentials between runs; nil keeps none. What is wrong with
-	// it is logged, and costs a login at most.
+	// Store keeps credentials between runs, and with them what keeps a program
+	// that is started again and again from hammering a login form; nil keeps
+	// nothing. What is wrong with it is logged, and costs a login at most.
 	Store Store
 	// Log may be nil.
 	Log *slog.Logger
@@ -118,6 +119,7 @@ type slot struct {
 
 // hold forbids logins until a time.
 type hold struct {
+	since time.Time
 	until time.Time
 	err   error
 }
@@ -181,6 +183,7 @@ func (k *Keeper) Reject(via Via, generation uint64) {
 	k.mu.Unlock()
 	k.warn(say)
 	k.forget(rejected)
+	k.rememberNow()
 }
 
 type line struct {

@@ -1,9 +1,13 @@
 package auth
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
-// Store keeps the credentials of one Keeper between runs: one for each exit
-// that they are bound to, or one in all. auth/store has one that encrypts them.
+// Store keeps the credentials of one Keeper between runs, one for each exit
+// that they are bound to, or one in all, and their History. auth/store has one
+// that encrypts them.
 // Its methods are called by any number of goroutines.
 type Store interface {
 	// Load returns what is kept and can be used, also beside an error that
@@ -14,6 +18,11 @@ type Store interface {
 	Save(c *Credential) error
 	// Remove drops what is kept for the exit; it is no error when nothing is.
 	Remove(exit string) error
+	// Recall returns the History that was kept last, an empty one where there
+	// is none or it cannot be read, which the error then tells.
+	Recall() (History, error)
+	// Remember keeps h in place of the one before.
+	Remember(h History) error
 }
 
 // restore takes up, once, what earlier runs have kept.
@@ -23,10 +32,14 @@ func (k *Keeper) restore() {
 	}
 	k.restored.Do(func() {
 		kept, err := k.config.Store.Load()
-		if err != nil {
+		history, unread := k.config.Store.Recall()
+		if err = errors.Join(err, unread); err != nil {
 			k.config.Log.Error("kept credentials cannot be used; what they were for logs in anew", "credential", k.config.Name, "error", err)
 		}
 		now := time.Now()
+		k.mu.Lock()
+		k.relive(history, now)
+		k.mu.Unlock()
 		for _, c := range kept {
 			k.mu.Lock()
 			k.generation++

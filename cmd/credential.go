@@ -132,7 +132,7 @@ func (w *wiring) keeper(f *targets.File) (*auth.Keeper, error) {
 		if w.kept != nil && part.Kept() {
 			c.Store = w.kept.For(c.Name, part.Settings())
 			if w.byHand {
-				c.Store = unread{c.Store}
+				c.Store, c.AttemptsPerHour = unread{c.Store}, -1
 			}
 		}
 		keepers = append(keepers, auth.NewKeeper(c))
@@ -150,10 +150,17 @@ func (w *wiring) keeper(f *targets.File) (*auth.Keeper, error) {
 	}), nil
 }
 
-// unread is a store that is written only: a login by hand is a login.
+// unread is a store whose credentials are not read: a login by hand is a login.
+// It is not held back by those that failed, and ends their wait.
 type unread struct{ auth.Store }
 
 func (unread) Load() ([]*auth.Credential, error) { return nil, nil }
+
+func (u unread) Recall() (auth.History, error) {
+	h, err := u.Store.Recall()
+	h.Refusal, h.Holds = auth.Hold{}, nil
+	return h, err
+}
 
 // bound is a login whose target file says where its credential works.
 type bound struct {

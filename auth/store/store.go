@@ -1,8 +1,8 @@
 // Package store keeps credentials between runs, encrypted.
 //
-// The main type is Store: a directory with a file for each credential,
-// encrypted by age with a Key that lies elsewhere. Store.For gives the
-// auth.Store of one Keeper.
+// The main type is Store: a directory with a file for each credential and one
+// for the history of each Keeper, encrypted by age with a Key that lies
+// elsewhere. Store.For gives the auth.Store of one Keeper.
 //
 // It deliberately decides nothing: what is good, renewed or dropped is the
 // Keeper's to say.
@@ -30,6 +30,7 @@ import (
 
 const (
 	suffix     = ".age"
+	pastSuffix = ".history"
 	tempPrefix = ".tmp-"
 	// oldTemp is when a temporary file is nobody's any more.
 	oldTemp = time.Minute
@@ -121,7 +122,7 @@ func (v *view) Load() ([]*auth.Credential, error) {
 }
 
 func (v *view) Save(c *auth.Credential) error {
-	plain, err := json.Marshal(record{
+	err := v.store.seal(v.store.path(v.name, c.Exit), record{
 		Version: version, Name: v.name, Settings: v.settings,
 		Exit: c.Exit, ExitID: c.ExitID, Obtained: c.Obtained.Round(0), Expires: c.Expires.Round(0), Skew: c.Skew,
 		Cookies: c.Cookies, Header: c.Header, UserAgent: c.UserAgent, BrowserHeader: c.BrowserHeader,
@@ -130,27 +131,58 @@ func (v *view) Save(c *auth.Credential) error {
 	if err != nil {
 		return fmt.Errorf("keeping a credential: %w", err)
 	}
+	return nil
+}
+
+func (v *view) Recall() (auth.History, error) {
+	var r pastRecord
+	path := v.store.pastPath(v.name)
+	err := v.store.open(path, &r)
+	var locked *age.NoIdentityMatchError
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return auth.History{}, nil
+	case errors.As(err, &locked):
+		return auth.History{}, &ReadError{Dir: v.store.dir, Key: v.store.key.from, WrongKey: []string{filepath.Base(path)}}
+	case err != nil || r.Version != version:
+		return auth.History{}, &ReadError{Dir: v.store.dir, Key: v.store.key.from, Damaged: []string{filepath.Base(path)}}
+	case r.Name != v.name || r.Settings != v.settings:
+		return auth.History{}, nil // of another account, or of a password that was corrected since
+	}
+	return r.History, nil
+}
+
+func (v *view) Remember(h auth.History) error {
+	return v.store.seal(v.store.pastPath(v.name), pastRecord{Version: version, Name: v.name, Settings: v.settings, History: h})
+}
+
+// seal encrypts a record into a file, whole or not at all.
+func (s *Store) seal(path string, record any) error {
+	plain, err := json.Marshal(record)
+	if err != nil {
+		return err
+	}
 	var sealed bytes.Buffer
-	w, err := age.Encrypt(&sealed, v.store.key.identity.Recipient())
+	w, err := age.Encrypt(&sealed, s.key.identity.Recipient())
 	if err == nil {
 		_, err = w.Write(plain)
 	}
 	if err == nil {
 		err = w.Close()
 	}
+	if err == nil {
+		err = os.MkdirAll(s.dir, 0o700)
+	}
 	if err != nil {
-		return fmt.Errorf("keeping a credential: %w", err)
+		return err
 	}
-	if err := os.MkdirAll(v.store.dir, 0o700); err != nil {
-		return fmt.Errorf("keeping a credential: %w", err)
-	}
-	temp, err := writeTemp(v.store.dir, sealed.Bytes())
+	temp, err := writeTemp(s.dir, sealed.Bytes())
 	if err != nil {
-		return fmt.Errorf("keeping a credential: %w", err)
+		return err
 	}
-	if err := os.Rename(temp, v.store.path(v.name, c.Exit)); err != nil {
+	if err := os.Rename(temp, path); err != nil {
 		os.Remove(temp)
-		return fmt.Errorf("keeping a credential: %w", err)
+		return err
 	}
 	return nil
 }
@@ -168,6 +200,11 @@ func (v *view) Remove(exit string) error {
 func (s *Store) path(name, exit string) string {
 	sum := sha256.Sum256([]byte(exit))
 	return filepath.Join(s.dir, prefix(name)+hex.EncodeToString(sum[:8])+suffix)
+}
+
+// pastPath is the file of a Keeper's history.
+func (s *Store) pastPath(name string) string {
+	return filepath.Join(s.dir, url.QueryEscape(name)+pastSuffix)
 }
 
 func prefix(name string) string { return url.QueryEscape(name) + "@" }
@@ -193,7 +230,8 @@ func (s *Store) read(name string) (kept []record, err error) {
 		if !strings.HasSuffix(f.Name(), suffix) || name != "" && !strings.HasPrefix(f.Name(), prefix(name)) {
 			continue
 		}
-		r, err := s.open(path)
+		var r record
+		err := s.open(path, &r)
 		var locked *age.NoIdentityMatchError
 		switch {
 		case errors.Is(err, os.ErrNotExist): // removed meanwhile
@@ -211,17 +249,25 @@ func (s *Store) read(name string) (kept []record, err error) {
 	return kept, nil
 }
 
-func (s *Store) open(path string) (r record, err error) {
+func (s *Store) open(path string, record any) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return r, err
+		return err
 	}
 	defer f.Close()
 	plain, err := age.Decrypt(io.LimitReader(f, largest), s.key.identity)
 	if err != nil {
-		return r, err
+		return err
 	}
-	return r, json.NewDecoder(plain).Decode(&r)
+	return json.NewDecoder(plain).Decode(record)
+}
+
+// pastRecord is the plain text of a file with a history.
+type pastRecord struct {
+	Version  int
+	Name     string
+	Settings string // a hash
+	History  auth.History
 }
 
 // record is the plain text of a file.

@@ -86,11 +86,55 @@ func TestWhatIsKeptComesBack(t *testing.T) {
 	}
 }
 
+func TestAHistoryComesBackToItsAccountAlone(t *testing.T) {
+	dir, key := t.TempDir(), newKey(t)
+	kept := store.New(dir, key).For("prices", []byte("user a"))
+	if h, err := kept.Recall(); err != nil || !reflect.DeepEqual(h, auth.History{}) {
+		t.Fatal(h, err)
+	}
+	now := time.Now().Round(0).UTC()
+	want := auth.History{
+		Attempts: []time.Time{now.Add(-time.Minute), now}, Took: time.Second, Lived: time.Hour, Lifetime: time.Hour,
+		Refusal: auth.Hold{Times: 2, Since: now, Until: now.Add(time.Minute), Why: "no"},
+		Holds:   map[string]auth.Hold{"exit": {Times: 1, Since: now, Until: now.Add(time.Second), Why: "captcha"}},
+	}
+	must(t, kept.Remember(auth.History{Took: time.Minute}))
+	must(t, kept.Remember(want))
+	must(t, kept.Save(credential("exit")))
+	again := store.New(dir, key)
+	if h, err := again.For("prices", []byte("user a")).Recall(); err != nil || !reflect.DeepEqual(h, want) {
+		t.Errorf("%+v, %v", h, err)
+	}
+	// A corrected password begins anew, and so does another target.
+	for _, other := range []auth.Store{again.For("price", []byte("user a")), again.For("prices", []byte("user b"))} {
+		if h, err := other.Recall(); err != nil || !reflect.DeepEqual(h, auth.History{}) {
+			t.Errorf("%+v, %v", h, err)
+		}
+	}
+	// It is no credential.
+	if entries, err := again.List(); err != nil || len(entries) != 1 {
+		t.Errorf("%v, %v", entries, err)
+	}
+	fails := func(kept auth.Store, says string) {
+		t.Helper()
+		if h, err := kept.Recall(); !errors.As(err, new(*store.ReadError)) || !strings.Contains(err.Error(), says) || len(h.Attempts) > 0 {
+			t.Errorf("%+v, %v", h, err)
+		}
+	}
+	fails(store.New(dir, newKey(t)).For("prices", []byte("user a")), "does not open prices.history")
+	path := filepath.Join(dir, "prices.history")
+	text, err := os.ReadFile(path)
+	must(t, err)
+	must(t, os.WriteFile(path, text[:len(text)-9], 0o600))
+	fails(kept, "prices.history in "+dir+" cannot be read")
+}
+
 func TestNothingReadableLiesInTheDirectory(t *testing.T) {
 	data := t.TempDir()
 	dir := filepath.Join(data, "credentials")
 	kept := store.New(dir, newKey(t)).For("../prices", nil)
 	must(t, kept.Save(credential("gw-user-"+secret+":1")))
+	must(t, kept.Remember(auth.History{Refusal: auth.Hold{Times: 1, Why: "session site.test " + secret}}))
 	files := 0
 	err := filepath.WalkDir(data, func(path string, d os.DirEntry, err error) error {
 		must(t, err)
@@ -114,7 +158,7 @@ func TestNothingReadableLiesInTheDirectory(t *testing.T) {
 		}
 		return nil
 	})
-	if err != nil || files != 1 {
+	if err != nil || files != 2 {
 		t.Errorf("%d files, %v", files, err)
 	}
 	if all, err := kept.Load(); err != nil || len(all) != 1 {
