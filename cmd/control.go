@@ -69,6 +69,18 @@ func (w *wiring) serveControl() (stop func()) {
 	return func() { srv.Close(); <-over }
 }
 
+// workerRuns tells whether a worker answers at the control socket.
+func workerRuns(ctx context.Context, data string) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	c, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(data, controlFile))
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}
+
 // errNoWorker says that no worker answers in the data directory.
 var errNoWorker = errors.New("no worker runs with the data directory")
 

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -59,6 +60,43 @@ func (w *wiring) pool(f *targets.File) (*proxies.Pool, error) {
 	return pool, nil
 }
 
+// seedFile holds what the choice of exits and the names of providers' sessions
+// follow from, so that everything that works with a data directory leaves by
+// the same exits: a login by hand before a run as well as the run.
+const seedFile = "seed"
+
+// exitSeed reads the seed of a data directory. Where there is none it is given
+// one, which lasts.
+func exitSeed(data, given string) (string, error) {
+	path := filepath.Join(data, seedFile)
+	for range 2 {
+		text, err := os.ReadFile(path)
+		if seed := strings.TrimSpace(string(text)); err == nil && seed != "" {
+			return seed, nil
+		}
+		if err == nil {
+			return "", fmt.Errorf("%s is empty: delete it; sessions of providers begin anew then", path)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		part, err := os.CreateTemp(data, ".seed-*")
+		if err != nil {
+			return "", err
+		}
+		_, err = part.WriteString(given + "\n")
+		err = errors.Join(err, part.Close())
+		if err == nil {
+			err = os.Link(part.Name(), path) // unlike a rename it replaces nothing: another program may be first
+		}
+		os.Remove(part.Name())
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", err
+		}
+	}
+	return "", fmt.Errorf("%s comes and goes", path)
+}
+
 // exitsFile is what is kept of exits between runs: which generation sessions
 // are of, and the bytes of the day.
 const exitsFile = "exits.json"
@@ -98,18 +136,27 @@ func (w *wiring) keepExits(ctx context.Context) (stop func()) {
 				over = true
 			case <-tick.C:
 			}
-			data, err := json.Marshal(w.commons)
-			if err == nil && !bytes.Equal(data, kept) && string(data) != "null" {
-				if err = writeWhole(filepath.Join(w.data, exitsFile), data); err == nil {
-					kept = data
-				}
-			}
-			if err != nil {
-				w.log.Warn("the state of the exits cannot be kept", "error", err)
-			}
+			kept = w.saveExits(kept)
 		}
 	})
 	return func() { cancel(); wg.Wait() }
+}
+
+// saveExits keeps the state of the exits unless it is what was kept last, which
+// it returns.
+func (w *wiring) saveExits(kept []byte) []byte {
+	data, err := json.Marshal(w.commons)
+	if err == nil && (bytes.Equal(data, kept) || string(data) == "null") {
+		return kept
+	}
+	if err == nil {
+		err = writeWhole(filepath.Join(w.data, exitsFile), data)
+	}
+	if err != nil {
+		w.log.Warn("the state of the exits cannot be kept", "error", err)
+		return kept
+	}
+	return data
 }
 
 // writeWhole replaces a file in one step.

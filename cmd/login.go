@@ -3,6 +3,7 @@ package cmd
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -73,6 +74,9 @@ func (a *app) login(ctx context.Context, paths []string, o loginFlags) error {
 	if w.kept, err = openStore(o.data, o.keyFile); err != nil {
 		return fail(ExitSetup, err)
 	}
+	if w.seed, err = exitSeed(o.data, rand.Text()); err != nil {
+		return fail(ExitSetup, err)
+	}
 	stopDemos, err := w.startDemos(ctx)
 	if err != nil {
 		return fail(ExitSetup, err)
@@ -94,6 +98,9 @@ func (a *app) login(ctx context.Context, paths []string, o loginFlags) error {
 	stop := context.AfterFunc(a.drain, func() { cancel(errAborted) })
 	defer stop()
 	credential, exit, err := identities.Login(ctx, o.exit)
+	if !workerRuns(ctx, o.data) {
+		w.saveExits(nil) // when a session began, which a worker keeps by itself
+	}
 	if context.Cause(ctx) == errAborted {
 		return fail(ExitAborted, errors.New("the login was given up"))
 	}

@@ -92,7 +92,10 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 		return fail(ExitSetup, fmt.Errorf("journal: %w", err))
 	}
 	defer func() { err = errors.Join(err, j.Close()) }()
-	w.journal, w.seed = j, string(j.ID())
+	w.journal = j
+	if w.seed, err = exitSeed(o.data, string(j.ID())); err != nil {
+		return fail(ExitSetup, err)
+	}
 	if w.dead, err = deadletter.Open(filepath.Join(o.data, deadFile), 0, log); err != nil {
 		return fail(ExitSetup, err)
 	}

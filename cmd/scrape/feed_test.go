@@ -223,9 +223,10 @@ func (f *feedServer) wait(r *http.Request, d time.Duration) bool {
 
 // newConnectProxy serves a forward proxy with a password: CONNECT, and requests
 // in absolute form. What it is asked for is written to requests, and how often
-// it refused a password.
+// it refused a password. A user that ends with * is any that begins so, as a
+// provider takes sessions, and is written as well.
 func newConnectProxy(user, password string, requests io.Writer) *httptest.Server {
-	want := "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
+	account, sessions := strings.CutSuffix(user, "*")
 	var mu sync.Mutex
 	note := func(format string, args ...any) {
 		mu.Lock()
@@ -233,11 +234,16 @@ func newConnectProxy(user, password string, requests io.Writer) *httptest.Server
 		fmt.Fprintf(requests, format+"\n", args...)
 	}
 	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Proxy-Authorization") != want {
+		basic, _ := base64.StdEncoding.DecodeString(strings.TrimPrefix(r.Header.Get("Proxy-Authorization"), "Basic "))
+		who, word, _ := strings.Cut(string(basic), ":")
+		if word != password || who != account && !(sessions && strings.HasPrefix(who, account)) {
 			note("refused %s %s", r.Method, r.Host)
 			w.Header().Set("Proxy-Authenticate", `Basic realm="proxy"`)
 			w.WriteHeader(http.StatusProxyAuthRequired)
 			return
+		}
+		if sessions {
+			note("as %s", who)
 		}
 		note("%s %s", r.Method, r.Host)
 		if r.Method != http.MethodConnect {

@@ -107,8 +107,9 @@ func serveFeed(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(name, f.URL)
 }
 
-// serveProxy serves a forward proxy: proxy USER PASSWORD. Its host and port are
-// in $PROXY, and what it was asked for goes to the file proxy.requests.
+// serveProxy serves a forward proxy: proxy USER PASSWORD; see newConnectProxy.
+// Its host and port are in $PROXY, and what it was asked for goes to the file
+// proxy.requests.
 func serveProxy(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: proxy USER PASSWORD")
