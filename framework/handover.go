@@ -2,6 +2,7 @@ package framework
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,9 @@ func (r *runner) plan(ctx context.Context, cancel context.CancelFunc, l *line, a
 	removed := a.id.lease.removed()
 	if at.IsZero() && announcer == nil && removed.Done() == nil {
 		return func() {}
+	}
+	if !at.IsZero() {
+		at = r.inTurn(at)
 	}
 	own, stop := context.WithCancel(ctx)
 	var begun atomic.Bool // one change is enough
@@ -69,6 +73,17 @@ func (r *runner) plan(ctx context.Context, cancel context.CancelFunc, l *line, a
 			<-done // it ends soon: its context has ended
 		}
 	}
+}
+
+// inTurn is when a line begins a change that is due at a time: earlier by
+// chance, so that all lines of the host are done by then. They take half of the
+// time that is left at most, since the successor's clock runs from the first.
+func (r *runner) inTurn(due time.Time) time.Time {
+	early := min(r.Limits.turn(r.Host), time.Until(due)/2)
+	if early <= 0 {
+		return due
+	}
+	return due.Add(-rand.N(early))
 }
 
 // handover tries one planned change and tells whether there is nothing left

@@ -3,6 +3,7 @@ package framework
 import (
 	"context"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 )
@@ -22,6 +23,36 @@ type Limits struct {
 	mu    sync.Mutex
 	hosts map[string]*rate.Limiter
 	gates map[string]*gate
+	lines map[string]int // connections that streams hold of a host
+}
+
+// join counts the lines of a stream that begins.
+func (l *Limits) join(host string, lines int) (leave func()) {
+	add := func(n int) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.lines == nil {
+			l.lines = map[string]int{}
+		}
+		if l.lines[host] += n; l.lines[host] == 0 {
+			delete(l.lines, host)
+		}
+	}
+	add(lines)
+	return func() { add(-lines) }
+}
+
+// turn is how long all lines of the host need to connect anew, one after the
+// other, as the pace allows.
+func (l *Limits) turn(host string) time.Duration {
+	pace := l.limiter(host)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	queued := l.lines[host] - pace.Burst()
+	if queued <= 0 {
+		return 0
+	}
+	return time.Duration(float64(queued) / float64(pace.Limit()) * float64(time.Second))
 }
 
 // Wait blocks until one more connection attempt to the host is allowed.

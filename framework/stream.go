@@ -212,6 +212,7 @@ func (r *runner) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.stats.begin(time.Now())
+	defer r.Limits.join(r.Host, r.Lines)()
 	r.splice.Older = func(id []byte) (uint64, bool) { return r.past.find(ctx, r, id) }
 	if r.Backfill != nil {
 		r.wg.Go(func() { r.backfill(ctx, cancel) })
