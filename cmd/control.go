@@ -50,6 +50,9 @@ func (w *wiring) serveControl() (stop func()) {
 		}
 		answer(rw, states, nil)
 	})
+	mux.HandleFunc("GET /accounts", func(rw http.ResponseWriter, _ *http.Request) {
+		answer(rw, w.commons.Accounts(), nil)
+	})
 	mux.HandleFunc("POST /coverage", func(rw http.ResponseWriter, r *http.Request) {
 		var ask coverageOf
 		err := json.NewDecoder(r.Body).Decode(&ask)
@@ -142,7 +145,11 @@ func (a *app) listProxies(ctx context.Context, data string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	var states []poolState
+	var accounts []proxies.AccountStats
 	if err := askWorker(ctx, data, http.MethodGet, "/exits", nil, &states); err != nil {
+		return err
+	}
+	if err := askWorker(ctx, data, http.MethodGet, "/accounts", nil, &accounts); err != nil {
 		return err
 	}
 	if len(states) == 0 {
@@ -153,17 +160,35 @@ func (a *app) listProxies(ctx context.Context, data string) error {
 	fmt.Fprintln(t, "POOL\tEXIT\tKIND\tSTATE\tLEAVES FROM\tCONNS\tWAITING\tTODAY\tLAST ERROR")
 	for _, s := range states {
 		for _, e := range s.Exits {
-			state := string(e.State)
-			if !e.Until.IsZero() {
-				state += " until " + e.Until.Local().Format("15:04:05")
-			}
+			state := lasts(e.State, e.Until)
 			if len(e.Resting) > 0 {
 				state += ", rests for " + strings.Join(e.Resting, " ")
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d/%d\t%d\t%.1f MB\t%s\n", s.Pool, e.Name, cmp.Or(string(e.Kind), "-"), state, cmp.Or(e.Address, "-"),
-				e.Conns, e.Cap, e.Waiting, float64(e.BytesToday)/1e6, cmp.Or(e.LastError, "-"))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d/%d\t%d\t%s\t%s\n", s.Pool, e.Name, cmp.Or(string(e.Kind), "-"), state, cmp.Or(e.Address, "-"),
+				e.Conns, e.Cap, e.Waiting, megabytes(e.BytesToday), cmp.Or(e.LastError, "-"))
 		}
+	}
+	t.Flush() // the columns of the next table are others
+	fmt.Fprintln(t, "\nACCOUNT\tEXITS\tSTATE\tCONNS\tWAITING\tTODAY\tBUDGET")
+	for _, e := range accounts {
+		conns, budget := fmt.Sprint(e.Conns), "-"
+		if e.Cap > 0 {
+			conns += fmt.Sprintf("/%d", e.Cap)
+		}
+		if e.Budget > 0 {
+			budget = megabytes(e.Budget)
+		}
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%d\t%s\t%s\n", e.Name, e.Exits, lasts(e.State, e.Until), conns, e.Waiting, megabytes(e.BytesToday), budget)
 	}
 	t.Flush()
 	return nil
 }
+
+func lasts(s proxies.State, until time.Time) string {
+	if until.IsZero() {
+		return string(s)
+	}
+	return string(s) + " until " + until.Local().Format("15:04:05")
+}
+
+func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }

@@ -1,9 +1,11 @@
 package proxies
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +38,7 @@ type account struct {
 	refusal *DialError // the last refusal, nil while the account is good
 	until   time.Time  // when one dial may try again
 	trying  bool       // that dial is under way
+	users   int        // exits of pools that have it
 }
 
 // memory is what is kept of an exit or an account between runs.
@@ -139,6 +142,49 @@ func (c *Commons) UnmarshalJSON(data []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return json.Unmarshal(data, &c.kept)
+}
+
+// AccountStats is a row of the table of accounts: what its exits carry together, in whichever pools they are.
+type AccountStats struct {
+	Name              string
+	Exits             int   // those of pools
+	Conns             int   // connections open or being opened
+	Cap               int   // how many there may be now; 0 for any number
+	Waiting           int   // dials waiting for a slot
+	BytesIn, BytesOut int64 // with what the proxy protocol and TLS add
+	BytesToday        int64 // of them, both ways, since midnight UTC
+	Budget            int64 // bytes a day, 0 for any number
+	State             State // StateOK, StateSpent or StateRefused
+	Until             time.Time
+}
+
+// Accounts lists the accounts that exits of the pools have, by name.
+func (c *Commons) Accounts() []AccountStats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	var rows []AccountStats
+	for _, a := range c.accounts {
+		if a.users == 0 {
+			continue
+		}
+		r := AccountStats{
+			Name: a.name, Exits: a.users, Conns: a.slots.used, Cap: a.slots.cap(now), Waiting: a.slots.waiting,
+			BytesIn: a.meter.in.Load(), BytesOut: a.meter.out.Load(), BytesToday: a.meter.spent(now), Budget: a.meter.budget.Load(), State: StateOK,
+		}
+		if r.Cap == unlimited {
+			r.Cap = 0
+		}
+		switch {
+		case a.meter.over(now):
+			r.State, r.Until = StateSpent, midnight(now)
+		case a.refused(now) != nil:
+			r.State, r.Until = StateRefused, a.until
+		}
+		rows = append(rows, r)
+	}
+	slices.SortFunc(rows, func(a, b AccountStats) int { return cmp.Compare(a.Name, b.Name) })
+	return rows
 }
 
 // meter counts bytes, and those of the day against a budget.

@@ -183,6 +183,7 @@ func explanation(h http.Header) string {
 
 const (
 	remedyAuth     = "the proxy refuses the user name or password: correct them in the exit's URL; exits with the same ones are not tried meanwhile"
+	remedyKeys     = "the proxy refuses the user name or password: correct `user` and `password` beside the provider; its sessions are not tried meanwhile"
 	remedyAccount  = "the proxy refuses the account (traffic used up, or session settings it does not accept): see the provider's dashboard; its exits are not tried meanwhile"
 	remedyCapacity = "the proxy has no room for another connection: lower the exit's cap, or add exits"
 	remedyExit     = "the exit does not work: take another"
@@ -203,7 +204,16 @@ func (e Exit) judge(ans *connectAnswer, body string) (layer, remedy string) {
 			return layer, remedy
 		}
 	}
-	return judge(ans.Status, ans.Reason, ans.Header, body)
+	layer, remedy = judge(ans.Status, ans.Reason, ans.Header, body)
+	return layer, e.setting(remedy)
+}
+
+// setting has a remedy name what a person would find in the settings: sessions have no URL there.
+func (e Exit) setting(remedy string) string {
+	if e.session != nil && remedy == remedyAuth {
+		return remedyKeys
+	}
+	return remedy
 }
 
 // judge finds layer and remedy of a refused CONNECT. Where a status is used for both a dead exit and a dead destination, what

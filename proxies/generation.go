@@ -153,6 +153,7 @@ func (p *Pool) exit(x Exit, generation int) *exit {
 		account = "account/" + x.Account
 	}
 	e.account = common.account(x, common.meterFor(account))
+	e.account.users++
 	e.removed, e.remove = context.WithCancel(context.Background())
 	e.rests = map[string]rest{}
 	return e
@@ -161,6 +162,7 @@ func (p *Pool) exit(x Exit, generation int) *exit {
 func (p *Pool) retire(e *exit) {
 	e.gone = true
 	e.users--
+	e.account.users--
 	p.config.Commons.sweep()
 }
 

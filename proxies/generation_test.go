@@ -367,6 +367,9 @@ func TestCapsAreSharedByWhatIsDialled(t *testing.T) {
 		for _, c := range open {
 			c.Close()
 		}
+		if rows := commons.Accounts(); len(rows) != 1 || rows[0].Exits != 4 || rows[0].Cap != 5 || rows[0].State != StateOK {
+			t.Errorf("%+v", rows)
+		}
 		if n := commons.accounts["account\x00acme"].slots.used; n != 0 {
 			t.Errorf("%d slots of the account are held", n)
 		}
@@ -453,6 +456,10 @@ func TestBudgetOfTheDay(t *testing.T) {
 		_, err := p.Lease(t.Context(), Request{})
 		if !errors.As(err, &berr) || berr.Layer() != LayerCapacity {
 			t.Errorf("%v", err)
+		}
+		a := commons.Accounts()
+		if len(a) != 1 || a[0].Name != "acme" || a[0].State != StateSpent || a[0].Budget != 3000 || a[0].BytesToday < 3000 || a[0].BytesToday != a[0].BytesIn+a[0].BytesOut || a[0].Exits != 2 || a[0].Cap != 0 {
+			t.Errorf("%+v", a)
 		}
 		// A restart does not give another budget, the next day does.
 		kept, err := json.Marshal(commons)

@@ -235,6 +235,7 @@ func TestRules(t *testing.T) {
 		{"decodo", 407, nil, false, LayerAuth, "dashboard"},
 		{"geonode", 407, nil, false, LayerAuth, ""},
 		{"dataimpulse", 502, nil, false, LayerExit, ""},
+		{"custom", 407, nil, false, LayerAuth, "correct `user` and `password` beside the provider"},
 	} {
 		s := Subscription{User: "u", Password: "p", Loose: c.loose}
 		switch c.provider {
@@ -242,6 +243,8 @@ func TestRules(t *testing.T) {
 			s.Params = map[string]string{"zone": "z"}
 		case "apify":
 			s.User = ""
+		case "custom":
+			s.Address = "gw.example.com:1"
 		}
 		exits, err := builtinExits(t, c.provider, s)
 		if err != nil {

@@ -22,7 +22,7 @@ func socksTunnel(ctx context.Context, e Exit, c net.Conn, addr string) (net.Conn
 	}
 	if _, err := d.(proxy.ContextDialer).DialContext(ctx, "tcp", addr); err != nil {
 		layer, remedy := ear.judge()
-		return nil, &DialError{Err: fmt.Errorf("SOCKS5: %w", err), layer: layer, remedy: remedy}
+		return nil, &DialError{Err: fmt.Errorf("SOCKS5: %w", err), layer: layer, remedy: e.setting(remedy)}
 	}
 	return c, nil // the library reads no byte more than the answer
 }

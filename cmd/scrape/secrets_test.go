@@ -107,7 +107,8 @@ sinks:
 `
 
 // No secret reaches an output, a log at its most talkative, the summary, the
-// journal, the database or what a failed login leaves behind.
+// journal, the database, what a failed login leaves behind or what a worker
+// tells of its exits.
 func TestSecretsStaySecret(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -154,6 +155,10 @@ func TestSecretsStaySecret(t *testing.T) {
 	run := func(until func(log string) bool, more ...string) {
 		r := p.start(slices.Concat(args, more)...)
 		r.until("all that shall be seen", func() bool { return until(r.stderr.String()) })
+		list := p.start("proxies", "list")
+		list.wait(0)
+		says(t, list.stdout.String(), "target/good", "ACCOUNT")
+		fmt.Fprintf(&written, "%s\n%s\n", list.stdout, list.stderr)
 		r.interrupt()
 		r.wait(0)
 		fmt.Fprintf(&written, "%s\n%s\n", r.stdout, r.stderr)
