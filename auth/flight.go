@@ -24,6 +24,11 @@ func (k *Keeper) obtain(ctx context.Context, via Via, old uint64) (*Credential, 
 			if f.abandoned {
 				continue // it was ending already when this caller came
 			}
+			if f.err != nil {
+				if held := k.held(via, old); held != nil {
+					return held, nil
+				}
+			}
 			return f.credential, f.err
 		case <-ctx.Done():
 			if k.leave(f) {
@@ -43,11 +48,15 @@ func (k *Keeper) join(ctx context.Context, via Via, old uint64) (*flight, *Crede
 	if s.credential != nil && !k.fits(s.credential, via) {
 		s.credential = nil // another exit had this name
 	}
-	if c := s.credential; c != nil && c.Generation != old && !s.rejected && !c.Expired(now) {
-		return nil, c, nil
+	good := s.good(old, now)
+	if good != nil && !ending(good, now) {
+		return nil, good, nil
 	}
 	if s.flight == nil {
 		if err := k.mayLogin(s, now); err != nil {
+			if good != nil {
+				return nil, good, nil
+			}
 			return nil, nil, err
 		}
 		k.attempts = append(k.attempts, now)
@@ -59,6 +68,29 @@ func (k *Keeper) join(ctx context.Context, via Via, old uint64) (*flight, *Crede
 	}
 	s.flight.waiters++
 	return s.flight, nil, nil
+}
+
+// good is the credential held, unless it is of the generation old, refused or
+// at its end. Keeper.mu is held.
+func (s *slot) good(old uint64, now time.Time) *Credential {
+	if c := s.credential; c != nil && c.Generation != old && !s.rejected && !c.Expired(now) {
+		return c
+	}
+	return nil
+}
+
+// held is what a login that failed leaves to use.
+func (k *Keeper) held(via Via, old uint64) *Credential {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	return k.slotFor(k.key(via), now).good(old, now)
+}
+
+// ending tells whether c is so near to its end that those who begin something
+// with it wait for its successor, where there can be one.
+func ending(c *Credential, now time.Time) bool {
+	return c.Expired(now.Add(min(endingWindow, c.Expires.Sub(c.Obtained)/20)))
 }
 
 // leave takes one waiter off f. The last one ends the login, and is told so.

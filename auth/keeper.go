@@ -24,6 +24,10 @@ const (
 	refusalWait  = time.Minute
 	refusalLimit = 3
 
+	// endingWindow is the most before its end that a credential is handed out
+	// only where there can be no other.
+	endingWindow = 10 * time.Second
+
 	// shortestLife is the least that a credential whose end is not known must
 	// have lasted for its life to teach anything.
 	shortestLife = 30 * time.Second
@@ -150,10 +154,10 @@ func NewKeeper(config Config) *Keeper {
 	return &Keeper{config: config, slots: map[string]*slot{}, told: map[string]bool{}}
 }
 
-// Get returns the good credential held for via, at once. Where there is none
-// it logs in, together with everybody else who asks meanwhile. The error is
-// ctx's, a *HoldError when no login may be tried now, or what the Source
-// returned.
+// Get returns the good credential held for via, at once. Where there is none,
+// or it ends within seconds, it logs in, together with everybody else who asks
+// meanwhile. The error is ctx's, a *HoldError when no login may be tried now, or
+// what the Source returned.
 func (k *Keeper) Get(ctx context.Context, via Via) (*Credential, error) {
 	return k.obtain(ctx, via, 0)
 }

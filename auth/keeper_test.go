@@ -248,6 +248,34 @@ func TestExpiredCredentialIsNotHandedOut(t *testing.T) {
 	})
 }
 
+func TestWhatEndsWithinSecondsIsHandedOutOnlyForWantOfAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &site{life: 10 * time.Minute, took: time.Second}
+		k := auth.NewKeeper(auth.Config{Source: s})
+		old := mustGet(t, k, exit1)
+		time.Sleep(time.Until(old.Expires) - 11*time.Second)
+		if c := mustGet(t, k, exit1); c != old {
+			t.Error("11 seconds are enough")
+		}
+		// No other can be had: first the login fails, then it has to wait.
+		time.Sleep(2 * time.Second)
+		s.failWith(&auth.LoginError{Fault: auth.FaultStep})
+		for range 2 {
+			if c := mustGet(t, k, exit1); c != old {
+				t.Error("the old one is good for seconds, and was not handed out")
+			}
+		}
+		if s.logins.Load() != 2 {
+			t.Errorf("%d logins", s.logins.Load())
+		}
+		s.failWith(nil)
+		time.Sleep(2 * time.Second)
+		if c := mustGet(t, k, exit1); c == old {
+			t.Error("what ends in seconds was handed out")
+		}
+	})
+}
+
 func TestRefusedPasswordIsNotTriedForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &site{bound: auth.BoundToExit}
