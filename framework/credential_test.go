@@ -3,6 +3,7 @@ package framework_test
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -209,6 +210,34 @@ func TestARestartGoesOnWithTheKeptLoginThroughItsExit(t *testing.T) {
 	one(start("key", swapped))
 	if n := site.logins.Load(); n != 4 {
 		t.Errorf("%d logins, want a fourth: a login left through an exit that it is not bound to", n)
+	}
+}
+
+func TestTheSitesClockIsReadOffItsAnswers(t *testing.T) {
+	end := time.Now().Add(-3 * time.Hour)
+	token := "e30." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d}`, end.Unix())) + "."
+	asked := 0
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer "+token {
+			t.Errorf("headers %v", r.Header)
+		}
+		asked++
+		w.Header().Set("Date", time.Now().Add(-2*time.Hour).UTC().Format(http.TimeFormat))
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer site.Close()
+	host := strings.TrimPrefix(site.URL, "http://")
+	keeper := auth.NewKeeper(auth.Config{Source: auth.Static(http.Header{"Authorization": {"Bearer " + token}}, nil)})
+	ids := framework.NewIdentities(framework.IdentityConfig{Keeper: keeper, Hosts: []string{host}})
+	defer ids.Close()
+	s := &framework.Stream{Name: "s", Host: host, Identities: ids, Target: &framework.SSE{Request: framework.Request{URL: site.URL}}}
+	for _, err := range s.Events(t.Context()) {
+		if err == nil || asked != 1 || !strings.Contains(err.Error(), "put a new one in its place") || !strings.Contains(err.Error(), "by the site's clock (this machine's is 2h0m") {
+			t.Errorf("asked %d times: %v", asked, err)
+		}
+	}
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
 	}
 }
 
