@@ -88,6 +88,9 @@ func exitSeed(data, given string) (string, error) {
 		err = errors.Join(err, part.Close())
 		if err == nil {
 			err = os.Link(part.Name(), path) // unlike a rename it replaces nothing: another program may be first
+			if err != nil && !errors.Is(err, fs.ErrExist) {
+				err = os.Rename(part.Name(), path) // a file system without links
+			}
 		}
 		os.Remove(part.Name())
 		if err != nil && !errors.Is(err, fs.ErrExist) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -107,8 +109,10 @@ var peers = map[string]func(t *testing.T) *peer{
 	},
 }
 
-// TestRealPeers asks real proxies for what goes well and what does not, and reads the layer and the remedy.
+// TestRealPeers asks real proxies for what goes well and what does not, and reads the layer and the remedy. It prints a table of
+// them.
 func TestRealPeers(t *testing.T) {
+	rows := map[string][]string{}
 	for name, start := range peers {
 		t.Run(name, func(t *testing.T) {
 			p := start(t)
@@ -128,6 +132,13 @@ func TestRealPeers(t *testing.T) {
 					t.Errorf("%s: the error tells a secret: %v", what, err)
 				}
 				t.Logf("%s: %v", what, err)
+				if derr != nil {
+					found := derr.Layer()
+					if derr.Status != 0 {
+						found = fmt.Sprintf("%s (%d)", found, derr.Status)
+					}
+					rows[name] = append(rows[name], found)
+				}
 			}
 
 			right := lease(t, pool(peerPassword), Request{})
@@ -142,7 +153,10 @@ func TestRealPeers(t *testing.T) {
 			if _, err := io.ReadFull(c, got); err != nil || string(got) != "hello" {
 				t.Fatalf("%q: %v", got, err)
 			}
-			if !p.anybody {
+			rows[name] = append(rows[name], "open")
+			if p.anybody {
+				rows[name] = append(rows[name], "takes any")
+			} else {
 				_, err = lease(t, pool("wr0ng"), Request{}).DialContext(t.Context(), "tcp", target.addr)
 				judged("wrong password", err, LayerAuth, "user name or password")
 			}
@@ -154,11 +168,22 @@ func TestRealPeers(t *testing.T) {
 				t.Errorf("read %d bytes after the proxy was killed", n)
 			} else if os.IsTimeout(err) {
 				t.Errorf("that the proxy was killed was not noticed: %v", err)
+			} else {
+				how := "reset"
+				if errors.Is(err, io.EOF) {
+					how = "EOF"
+				}
+				rows[name] = append(rows[name], how)
 			}
 			_, err = right.DialContext(t.Context(), "tcp", target.addr)
 			judged("killed", err, LayerExit, "cannot be reached")
 		})
 	}
+	var table strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(rows)) {
+		fmt.Fprintf(&table, "| %s | %s |\n", name, strings.Join(rows[name], " | "))
+	}
+	t.Logf("what was found:\n| | right password | wrong password | refused target | forced close | dialled after it |\n|---|---|---|---|---|---|\n%s", &table)
 }
 
 // peerDir is a directory that a program may read which gives up root.
