@@ -27,8 +27,9 @@ type Auth struct {
 	// fifth of its life, up to an hour.
 	RenewBefore Duration `yaml:"renew_before"`
 	// The logins that may be begun within an hour, good or bad, so that a form
-	// is never hammered. A credential that lives T needs one every T for each
-	// exit that it is bound to.
+	// is never hammered, also by a program that is started again and again. A
+	// credential that lives T needs one every T for each exit that it is bound
+	// to.
 	AttemptsPerHour int `yaml:"attempts_per_hour" default:"60" min:"1"`
 }
 

@@ -36,7 +36,7 @@ type Exits struct {
 	// first that it sells.
 	Kind proxies.Kind `yaml:"kind" enum:"isp,datacenter,residential,direct"`
 	// How many connections may be open through one exit at once, counted over
-	// all targets.
+	// all targets; `direct` is one exit for all of them.
 	MaxConns int `yaml:"max_conns" default:"8" min:"1"`
 	// How long the provider keeps an exit for one user, or is asked to keep a
 	// session. The stream moves on before that. 0s: for ever, and with
