@@ -84,7 +84,11 @@ func (k *Keeper) held(via Via, old uint64) *Credential {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
-	return k.slotFor(k.key(via), now).good(old, now)
+	c := k.slotFor(k.key(via), now).good(old, now)
+	if c == nil || !k.fits(c, via) {
+		return nil
+	}
+	return c
 }
 
 // ending tells whether c is so near to its end that those who begin something

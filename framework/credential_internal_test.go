@@ -2,7 +2,9 @@ package framework
 
 import (
 	"context"
+	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -50,6 +52,21 @@ func TestAPlannedRenewalBlocksNobody(t *testing.T) {
 				t.Errorf("after a refusal another stream got the old one: %v, after %v", id == old, waited)
 			}
 			renewal.Wait()
+		}
+	})
+}
+
+func TestARenewalThatIsHeldBackIsNotAskedForAgainAndAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		source := &onlyOnce{countingSource: countingSource{life: 20 * time.Minute}}
+		ids := NewIdentities(IdentityConfig{Keeper: auth.NewKeeper(auth.Config{Source: source})})
+		defer ids.Close()
+		s := &Stream{Name: "s", Target: &site{every: time.Second, start: time.Now()}, Identities: ids, Limits: quickly(), Log: slog.New(slog.NewTextHandler(&log, nil))}
+		read(t, s, 19*60)
+		// It begins after 16 minutes or so, and fails: 1 s, 2 s, 4 s … until the next.
+		if n := strings.Count(log.String(), "a planned change has to wait"); n == 0 || n > 14 {
+			t.Errorf("said %d times, with %d logins", n, source.failed)
 		}
 	})
 }

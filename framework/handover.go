@@ -2,10 +2,13 @@ package framework
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/holdline/scrape/auth"
 )
 
 // A handover replaces a connection whose end can be foreseen: the successor is
@@ -46,11 +49,10 @@ func (r *runner) plan(ctx context.Context, cancel context.CancelFunc, l *line, a
 			return
 		}
 		defer close(done)
-		for !r.handover(own, ctx, cancel, l, a, cause) {
-			select {
-			case <-own.Done():
+		for {
+			over, again := r.handover(own, ctx, cancel, l, a, cause)
+			if over || sleep(own, again) != nil {
 				return
-			case <-time.After(handoverRetry):
 			}
 		}
 	}
@@ -87,14 +89,15 @@ func (r *runner) inTurn(due time.Time) time.Time {
 }
 
 // handover tries one planned change and tells whether there is nothing left
-// to do. It runs beside the line that is to be replaced. ctx ends with that
-// line's connection, stream with the stream, whose cancel is handed on.
-func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc, l *line, a *attempt, cause Cause) (done bool) {
+// to do, or how long to wait before it is tried again. It runs beside the line
+// that is to be replaced. ctx ends with that line's connection, stream with the
+// stream, whose cancel is handed on.
+func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc, l *line, a *attempt, cause Cause) (done bool, again time.Duration) {
 	r.mu.Lock()
 	waiting := l.waiting
 	r.mu.Unlock()
 	if waiting {
-		return false // this line is a successor itself and has not joined yet
+		return false, handoverRetry // this line is a successor itself and has not joined yet
 	}
 	var id *identity
 	var err error
@@ -109,11 +112,11 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 		if ctx.Err() == nil {
 			r.Log.Warn("a planned change has to wait", "cause", cause, "error", err)
 		}
-		return false
+		return false, retryOf(err)
 	}
 	if cause != CauseGoAway && (id == a.id || id.credential != nil && id.credential == a.id.credential && id.lease == a.id.lease) {
 		id.release()
-		return false // the keeper could not do better yet
+		return false, handoverRetry // the keeper could not do better yet
 	}
 	if cause == CauseRenewal {
 		r.stats.renewed()
@@ -122,7 +125,7 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 	if r.Handover == HandoverBreak {
 		id.release()
 		l.shut(cause, false)
-		return true
+		return true, 0
 	}
 	succ := r.newLine(l.ids)
 	r.mu.Lock()
@@ -145,15 +148,15 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 		b.free()
 		b.id.release()
 		if ctx.Err() != nil {
-			return true
+			return true, 0
 		}
 		if !crowded(err) {
 			r.Log.Warn("a planned change has to wait", "cause", cause, "error", err)
-			return false
+			return false, handoverRetry
 		}
 		r.Log.Info("no room for an overlap: closing the old connection first", "cause", cause, "error", err)
 		l.shut(cause, false)
-		return true
+		return true, 0
 	}
 	r.stats.rotated(a.id, id)
 	r.stats.reconnect(cause)
@@ -164,7 +167,16 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 		defer abort()
 		r.hold(stream, cancel, succ, b)
 	})
-	return true
+	return true, 0
+}
+
+// retryOf is when a change is tried again that failed for want of an identity.
+func retryOf(err error) time.Duration {
+	var hold *auth.HoldError
+	if errors.As(err, &hold) && !hold.Until.IsZero() {
+		return max(handoverRetry, time.Until(hold.Until))
+	}
+	return handoverRetry
 }
 
 // crowded tells whether a successor failed for want of room: a cap of the
