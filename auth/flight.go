@@ -120,7 +120,7 @@ func (k *Keeper) fly(ctx context.Context, s *slot, f *flight, via Via, old *Cred
 	kept := credential != nil
 	if !kept {
 		// Before it begins: it may be what ends the program.
-		k.rememberNow()
+		k.remember()
 		log.Debug("login begins")
 		credential, err = k.config.Source.Obtain(ctx, via, k.byTheSite(old))
 	}
@@ -195,9 +195,8 @@ func (k *Keeper) fly(ctx context.Context, s *slot, f *flight, via Via, old *Cred
 		k.stats.Failures++
 		k.failed(s, began, err)
 	}
-	h := k.history(time.Now())
 	k.mu.Unlock()
-	k.remember(h)
+	k.rememberHeld()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s.flight = nil

@@ -103,28 +103,25 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// remember keeps a history. k.keeping is held.
-func (k *Keeper) remember(h History) {
+// remember keeps the history as it is.
+func (k *Keeper) remember() {
+	k.keeping.Lock()
+	defer k.keeping.Unlock()
+	k.rememberHeld()
+}
+
+// rememberHeld is remember with k.keeping held.
+func (k *Keeper) rememberHeld() {
 	if k.config.Store == nil {
 		return
 	}
+	k.mu.Lock()
+	h := k.history(time.Now())
+	k.mu.Unlock()
 	if err := k.config.Store.Remember(h); err != nil {
 		k.mu.Lock()
 		say := k.once("what was learnt of logins is not kept for the next run: a program that is started again and again may log in too often", "error", err)
 		k.mu.Unlock()
 		k.warn(say)
 	}
-}
-
-// rememberNow keeps the history as it is.
-func (k *Keeper) rememberNow() {
-	if k.config.Store == nil {
-		return
-	}
-	k.keeping.Lock()
-	defer k.keeping.Unlock()
-	k.mu.Lock()
-	h := k.history(time.Now())
-	k.mu.Unlock()
-	k.remember(h)
 }

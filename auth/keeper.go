@@ -187,7 +187,7 @@ func (k *Keeper) Reject(via Via, generation uint64) {
 	k.mu.Unlock()
 	k.warn(say)
 	k.forget(rejected)
-	k.rememberNow()
+	k.remember()
 }
 
 type line struct {
