@@ -82,7 +82,7 @@ func TestRequestsThatDialTogetherShareOneConnection(t *testing.T) {
 	// Nobody gets through before all have dialled.
 	var dialled sync.WaitGroup
 	dialled.Add(10)
-	tr.base.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+	tr.options.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := new(net.Dialer).DialContext(ctx, network, addr)
 		dialled.Done()
 		dialled.Wait()
@@ -268,7 +268,9 @@ func (s *frameServer) serve(_ *http.Server, c *tls.Conn, _ http.Handler) {
 func TestADeadConnectionIsFoundByPing(t *testing.T) {
 	s := newFrameServer(t)
 	tr := newTransport(t, s.server)
-	c := tr.h2.HTTP2
+	tr.mu.Lock()
+	c := tr.http2().HTTP2
+	tr.mu.Unlock()
 	if sum := c.SendPingTimeout + c.PingTimeout; c.SendPingTimeout <= 0 || sum > 30*time.Second {
 		t.Errorf("by default a dead connection is found after %v", sum)
 	}
@@ -336,7 +338,7 @@ func TestConnectionsCloseWhenTheirLastStreamEnds(t *testing.T) {
 	began := time.Now()
 	resp.Body.Close()
 	waitFor(t, func() bool { return open() == 0 })
-	if took := time.Since(began); took > tr.base.IdleConnTimeout/2 {
+	if took := time.Since(began); took > idleTimeout/2 {
 		t.Errorf("an unused connection was kept for %v", took)
 	}
 }

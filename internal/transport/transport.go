@@ -11,9 +11,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 )
@@ -24,13 +26,17 @@ const (
 	// streams of a dead connection fail together after their sum.
 	pingAfter   = 15 * time.Second
 	pingTimeout = 10 * time.Second
+	// handshakeTimeout is the longest wait for TLS, idleTimeout how long a
+	// connection is kept that nobody wants.
+	handshakeTimeout = 10 * time.Second
+	idleTimeout      = 30 * time.Second
 )
 
 // Options are the settings of a [Transport].
 type Options struct {
 	// DialContext opens the TCP connections; required.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
-	// TLS is cloned; nil means Go's defaults.
+	// TLS is not changed, and must not be; nil means Go's defaults.
 	TLS *tls.Config
 	// HeaderTimeout is the longest wait for the head of an answer; 0 waits
 	// for ever.
@@ -41,51 +47,47 @@ type Options struct {
 // carries many streams on one connection. Its methods may be called
 // concurrently.
 type Transport struct {
-	base *http.Transport // dials, and speaks HTTP/1.1
-	h2   *http.Transport // speaks HTTP/2 over connections of base
+	options Options
 
 	mu    sync.Mutex
-	conns map[*conn]bool // the open HTTP/2 connections
+	h2    *http.Transport    // speaks HTTP/2 over connections made here; nil until there is one
+	conns map[*conn]bool     // the open HTTP/2 connections
+	idle  map[origin]*single // resting HTTP/1.1 connections
+	close bool               // connections are closed rather than kept, until one is wanted again
+	news  chan struct{}      // closed when there is another connection to choose; nil when nobody waits
+}
+
+// origin is whom a connection leads to.
+type origin struct {
+	tls  bool
+	addr string // host and port
 }
 
 // New returns a Transport without connections.
-func New(o Options) *Transport {
-	t := &Transport{conns: map[*conn]bool{}}
-	t.base = &http.Transport{
-		DialContext:           o.DialContext,
-		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: o.HeaderTimeout,
-		IdleConnTimeout:       30 * time.Second,
-		MaxIdleConnsPerHost:   1,
-		// Requests are small and streams many. The buffer is for the head of the
-		// answer and its chunks' sizes: larger reads go past it.
-		WriteBufferSize: 512,
-		ReadBufferSize:  1 << 10,
+func New(o Options) *Transport { return &Transport{options: o} }
+
+// http2 is what speaks HTTP/2. It runs under t.mu.
+func (t *Transport) http2() *http.Transport {
+	if t.h2 == nil {
+		// net/http keeps to itself that a server is about to leave (GOAWAY)
+		// until it has left. So HTTP/2 runs over a connection that looks at
+		// its frames on their way; to net/http that is one without TLS.
+		t.h2 = &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return ctx.Value(connKey{}).(*conn), nil
+			},
+			Protocols:             new(http.Protocols),
+			ResponseHeaderTimeout: t.options.HeaderTimeout,
+			IdleConnTimeout:       idleTimeout,
+			HTTP2: &http.HTTP2Config{
+				SendPingTimeout:  pingAfter,
+				PingTimeout:      pingTimeout,
+				WriteByteTimeout: pingAfter + pingTimeout,
+			},
+		}
+		t.h2.Protocols.SetUnencryptedHTTP2(true)
 	}
-	t.base.TLSClientConfig = o.TLS.Clone()
-	if t.base.TLSClientConfig == nil {
-		t.base.TLSClientConfig = &tls.Config{}
-	}
-	t.base.TLSClientConfig.NextProtos = []string{"h2", "http/1.1"}
-	// net/http keeps to itself that a server is about to leave (GOAWAY) until
-	// it has left. So HTTP/2 runs over a connection that looks at its frames
-	// on their way; to net/http that is one without TLS.
-	t.base.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{"h2": t.upgrade}
-	t.h2 = &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return ctx.Value(connKey{}).(*conn), nil
-		},
-		Protocols:             new(http.Protocols),
-		ResponseHeaderTimeout: o.HeaderTimeout,
-		IdleConnTimeout:       t.base.IdleConnTimeout,
-		HTTP2: &http.HTTP2Config{
-			SendPingTimeout:  pingAfter,
-			PingTimeout:      pingTimeout,
-			WriteByteTimeout: pingAfter + pingTimeout,
-		},
-	}
-	t.h2.Protocols.SetUnencryptedHTTP2(true)
-	return t
+	return t.h2
 }
 
 // connKey is under what the context of a dial of Transport.h2 holds the
@@ -93,33 +95,43 @@ func New(o Options) *Transport {
 type connKey struct{}
 
 // upgrade takes over a TLS connection on which HTTP/2 was agreed.
-func (t *Transport) upgrade(authority string, tc *tls.Conn) http.RoundTripper {
-	if c := t.usable(authority); c != nil {
+func (t *Transport) upgrade(to origin, tc *tls.Conn) (*conn, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if c := t.usable(to); c != nil {
 		// Several requests dialled at the same time: one connection serves.
 		go tc.Close()
-		return c
+		return c, nil
 	}
-	c := &conn{Conn: tc, authority: authority, left: t.forget}
+	c := &conn{Conn: tc, authority: to.addr, left: t.forget}
 	c.leaving, c.leave = context.WithCancel(context.Background())
-	client, err := t.h2.NewClientConn(context.WithValue(context.Background(), connKey{}, c), "http", authority)
+	h2 := t.http2()
+	t.mu.Unlock() // it writes, and what fails is forgotten
+	client, err := h2.NewClientConn(context.WithValue(context.Background(), connKey{}, c), "http", to.addr)
+	t.mu.Lock()
 	if err != nil {
 		go tc.Close()
-		return failing{err}
+		return nil, err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	c.client = client
-	if !c.gone {
-		t.conns[c] = true
+	if other := t.usable(to); other != nil {
+		go client.Close()
+		return other, nil
 	}
-	return c
+	if !c.gone {
+		if t.conns == nil {
+			t.conns = map[*conn]bool{}
+		}
+		t.conns[c] = true
+		t.announce()
+	}
+	return c, nil
 }
 
-func (t *Transport) usable(authority string) *conn {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+// usable is an HTTP/2 connection that takes another request. It runs under t.mu.
+func (t *Transport) usable(to origin) *conn {
 	for c := range t.conns {
-		if c.authority == authority && c.client.Available() > 0 && c.leaving.Err() == nil {
+		if to.tls && c.authority == to.addr && c.client.Available() > 0 && c.leaving.Err() == nil {
 			return c
 		}
 	}
@@ -132,12 +144,6 @@ func (t *Transport) forget(c *conn) {
 	c.gone = true
 	delete(t.conns, c)
 }
-
-// failing is an http.RoundTripper that could not be made. net/http asks it.
-type failing struct{ err error }
-
-func (f failing) RoundTripErr() error                             { return f.err }
-func (f failing) RoundTrip(*http.Request) (*http.Response, error) { return nil, f.err }
 
 // errLocation is all that is said of a redirect that leads nowhere: its address
 // may repeat the secrets of the request.
@@ -152,7 +158,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		req.Header = req.Header.Clone()
 		req.Header.Set("Accept-Encoding", AcceptEncoding)
 	}
-	resp, err := t.base.RoundTrip(req)
+	resp, err := t.send(req)
 	if err != nil {
 		return nil, err
 	}
@@ -178,16 +184,17 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// CloseIdleConnections closes the connections that carry nothing, and lets
-// HTTP/2 connections close as soon as they carry nothing.
+// CloseIdleConnections closes the connections that carry nothing, and has
+// those that carry something close as soon as they do not.
 func (t *Transport) CloseIdleConnections() {
-	t.base.CloseIdleConnections()
 	t.mu.Lock()
-	var open []*conn
-	for c := range t.conns {
-		open = append(open, c)
-	}
+	t.close = true
+	resting := slices.Collect(maps.Values(t.idle))
+	open := slices.Collect(maps.Keys(t.conns))
 	t.mu.Unlock()
+	for _, s := range resting {
+		s.Close() // it notices by itself
+	}
 	for _, c := range open {
 		c.client.SetStateHook(closeIdle)
 		closeIdle(c.client)

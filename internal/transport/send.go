@@ -1,0 +1,250 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// send sends the request over a connection that rests or takes one more, or
+// over a new one. It closes the request's body.
+func (t *Transport) send(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	to, err := check(req)
+	for err == nil {
+		var c http.RoundTripper
+		if c, err = t.connection(ctx, to); err != nil {
+			break
+		}
+		var resp *http.Response
+		if resp, err = c.RoundTrip(req); err == nil {
+			return resp, nil
+		}
+		switch e := err.(type) {
+		case full: // nothing was sent
+			err = context.Cause(ctx)
+		case stale: // perhaps it was, and the body is closed
+			if req, err = again(req, e.error); err == nil {
+				err = context.Cause(ctx)
+			}
+		}
+	}
+	if req.Body != nil {
+		req.Body.Close()
+	}
+	return nil, err
+}
+
+// again is a request that may be sent anew, since to send it twice does no
+// harm (RFC 9110, section 9.2.2); otherwise err.
+func again(req *http.Request, err error) (*http.Request, error) {
+	if !slices.Contains([]string{"", "GET", "HEAD", "OPTIONS", "TRACE"}, req.Method) {
+		return req, err
+	}
+	if req.Body == nil || req.Body == http.NoBody {
+		return req, nil
+	}
+	if req.GetBody == nil {
+		return req, err
+	}
+	body, err := req.GetBody()
+	if err != nil {
+		return req, err
+	}
+	req = req.WithContext(req.Context()) // a copy
+	req.Body = body
+	return req, nil
+}
+
+// check refuses what must not go on the wire and tells where the rest goes.
+// Values may be secret and are not quoted.
+func check(req *http.Request) (origin, error) {
+	if req.URL == nil || req.URL.Host == "" {
+		return origin{}, errors.New("the request names no host")
+	}
+	if req.URL.Scheme != "http" && req.URL.Scheme != "https" {
+		return origin{}, fmt.Errorf("the scheme %q is neither http nor https", req.URL.Scheme)
+	}
+	if req.Method != "" && !httpguts.ValidHeaderFieldName(req.Method) { // both are tokens
+		return origin{}, fmt.Errorf("%q is no method", req.Method)
+	}
+	for name, values := range req.Header {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return origin{}, fmt.Errorf("%q is no name of a header", name)
+		}
+		for _, v := range values {
+			if !httpguts.ValidHeaderFieldValue(v) {
+				return origin{}, fmt.Errorf("the value of the header %q cannot be sent", name)
+			}
+		}
+	}
+	return originOf(req.URL)
+}
+
+func originOf(u *url.URL) (origin, error) {
+	to := origin{tls: u.Scheme == "https"}
+	port := u.Port()
+	if port == "" {
+		if port = "80"; to.tls {
+			port = "443"
+		}
+	}
+	host, err := httpguts.PunycodeHostPort(u.Hostname())
+	if err != nil {
+		return to, fmt.Errorf("the host %q: %w", u.Hostname(), err)
+	}
+	to.addr = net.JoinHostPort(host, port)
+	return to, nil
+}
+
+// connection chooses one that takes a request, or makes it. While it is being
+// made another one may become free, or turn out to carry any number of requests.
+func (t *Transport) connection(ctx context.Context, to origin) (http.RoundTripper, error) {
+	c, news := t.free(to)
+	if c != nil {
+		return c, nil
+	}
+	type result struct {
+		c   http.RoundTripper
+		err error
+	}
+	dialled := make(chan result, 1)
+	dial, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		c, err := t.dial(dial, to)
+		dialled <- result{c, err}
+	}()
+	for {
+		select {
+		case r := <-dialled:
+			return r.c, r.err
+		case <-news:
+		}
+		if c, news = t.free(to); c != nil {
+			cancel()
+			go func() {
+				if s, ok := (<-dialled).c.(*single); ok {
+					t.keep(s)
+				}
+			}()
+			return c, nil
+		}
+	}
+}
+
+// dial makes a connection.
+func (t *Transport) dial(ctx context.Context, to origin) (http.RoundTripper, error) {
+	nc, err := t.options.DialContext(ctx, "tcp", to.addr)
+	if err != nil {
+		return nil, err
+	}
+	if !to.tls {
+		return newSingle(nc, t, to), nil
+	}
+	shake, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, errHandshake)
+	defer cancel()
+	tc := tls.Client(nc, t.tls(to))
+	if err := tc.HandshakeContext(shake); err != nil {
+		nc.Close()
+		if shake.Err() != nil {
+			err = context.Cause(shake)
+		}
+		return nil, err
+	}
+	if tc.ConnectionState().NegotiatedProtocol == "h2" {
+		return t.upgrade(to, tc)
+	}
+	return newSingle(tc, t, to), nil
+}
+
+var errHandshake = fmt.Errorf("the TLS handshake has not ended within %v: %w", handshakeTimeout, os.ErrDeadlineExceeded)
+
+func (t *Transport) tls(to origin) *tls.Config {
+	c := t.options.TLS.Clone()
+	if c == nil {
+		c = &tls.Config{}
+	}
+	c.NextProtos = []string{"h2", "http/1.1"}
+	if c.ServerName == "" {
+		c.ServerName, _, _ = net.SplitHostPort(to.addr) // it was joined here
+	}
+	return c
+}
+
+// free is a connection that takes a request at once. Where there is none, news
+// ends when it is worth asking again.
+func (t *Transport) free(to origin) (c http.RoundTripper, news <-chan struct{}) {
+	for {
+		t.mu.Lock()
+		t.close = false
+		if c := t.usable(to); c != nil {
+			t.mu.Unlock()
+			return c, nil
+		}
+		s := t.idle[to]
+		if s == nil {
+			if t.news == nil {
+				t.news = make(chan struct{})
+			}
+			defer t.mu.Unlock()
+			return nil, t.news
+		}
+		delete(t.idle, to)
+		t.mu.Unlock()
+		if s.wake() {
+			return s, nil
+		}
+		s.Close()
+	}
+}
+
+// announce has those who wait look again. It runs under t.mu.
+func (t *Transport) announce() {
+	if t.news != nil {
+		close(t.news)
+		t.news = nil
+	}
+}
+
+// keep has a connection rest that has carried its answer to the end: one for
+// each origin.
+func (t *Transport) keep(s *single) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.close || t.idle[s.to] != nil || s.SetReadDeadline(time.Now().Add(idleTimeout)) != nil {
+		s.Close()
+		return
+	}
+	if t.idle == nil {
+		t.idle = map[origin]*single{}
+	}
+	t.idle[s.to] = s
+	s.head = readBuffer // nothing should come
+	s.rested = make(chan error, 1)
+	go s.rest()
+	t.announce()
+}
+
+// tired closes a connection that has rested for too long or was closed by the
+// site, unless it is in use again.
+func (t *Transport) tired(s *single) {
+	t.mu.Lock()
+	resting := t.idle[s.to] == s
+	if resting {
+		delete(t.idle, s.to)
+	}
+	t.mu.Unlock()
+	if resting {
+		s.Close()
+	}
+}

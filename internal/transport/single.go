@@ -1,0 +1,219 @@
+package transport
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxHead is the longest head of an answer, in bytes.
+	maxHead = 1 << 20
+	// readBuffer is for heads and the sizes of chunks: larger reads go past it.
+	readBuffer = 1 << 10
+	// maxInterim is how many answers may come ahead of the one asked for
+	// (RFC 9110, section 15.2).
+	maxInterim = 5
+)
+
+var errLongHead = fmt.Errorf("the head of the answer is longer than %d bytes", maxHead)
+
+// single is one HTTP/1.1 connection, which carries one request at a time. It
+// has no goroutine while it does: who reads the answer reads the socket.
+// (net/http has two for each, and with thousands of streams that wait their
+// stacks are most of the memory.)
+type single struct {
+	net.Conn
+	t      *Transport
+	to     origin
+	r      *bufio.Reader // of this single
+	head   int           // what a head may still take; -1 while a body is read
+	used   bool          // it has carried a request
+	rested chan error    // while nobody uses it: gets why it does not rest any more
+}
+
+func newSingle(c net.Conn, t *Transport, to origin) *single {
+	s := &single{Conn: c, t: t, to: to}
+	s.r = bufio.NewReaderSize(s, readBuffer)
+	return s
+}
+
+// Read implements net.Conn, for the buffer.
+func (s *single) Read(p []byte) (int, error) {
+	if s.head < 0 {
+		return s.Conn.Read(p)
+	}
+	if s.head == 0 {
+		return 0, errLongHead
+	}
+	n, err := s.Conn.Read(p[:min(len(p), s.head)])
+	s.head -= n
+	return n, err
+}
+
+// stale is the error of a connection that was closed while it rested: the
+// request has to go another way.
+type stale struct{ error }
+
+// RoundTrip implements http.RoundTripper. The end of the request's context
+// closes the connection until the body has ended.
+func (s *single) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	b := &singleBody{s: s, ctx: ctx}
+	if ctx.Done() != nil {
+		b.stop = context.AfterFunc(ctx, func() { s.Close() })
+	}
+	resp, err := s.exchange(req, b)
+	if err != nil {
+		b.Close()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, err
+	}
+	b.r = resp.Body
+	b.again = b.again && !resp.Close && !req.Close && resp.StatusCode != http.StatusSwitchingProtocols
+	// The body read keeps the answer that it came with. The caller gets
+	// another one, so that the headers and the request can go.
+	answer := *resp
+	answer.Request, answer.Body = req, b
+	resp.Header = nil
+	if b.r == http.NoBody {
+		b.over(nil)
+	}
+	return &answer, nil
+}
+
+// exchange sends the request and reads the head of its answer.
+func (s *single) exchange(req *http.Request, b *singleBody) (*http.Response, error) {
+	again := s.used
+	s.used, s.head = true, maxHead
+	w := sender{w: s.Conn}
+	if err := req.Write(&w); err != nil && w.err == nil { // it closes the request's body
+		return nil, err // the body's own
+	}
+	if limit := s.t.options.HeaderTimeout; limit > 0 {
+		if err := s.SetReadDeadline(time.Now().Add(limit)); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := s.r.Peek(1); err != nil {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			err = fmt.Errorf("the head of the answer has not come within %v: %w", s.t.options.HeaderTimeout, err)
+		case again:
+			return nil, stale{err}
+		case w.err != nil:
+			err = w.err
+		case errors.Is(err, io.EOF):
+			err = fmt.Errorf("the site closed the connection without an answer: %w", err)
+		}
+		return nil, err
+	}
+	// A site that does not want the whole request may answer before its end.
+	b.again = w.err == nil
+	for range maxInterim + 1 {
+		resp, err := http.ReadResponse(s.r, &http.Request{Method: req.Method})
+		if err != nil {
+			return nil, err
+		}
+		if resp.StatusCode < 200 && resp.StatusCode != http.StatusSwitchingProtocols {
+			continue
+		}
+		s.head = -1
+		return resp, s.SetReadDeadline(time.Time{})
+	}
+	return nil, fmt.Errorf("the site sent more than %d interim answers", maxInterim)
+}
+
+// sender remembers why it could not write: a request may fail by its own body,
+// too.
+type sender struct {
+	w   io.Writer
+	err error
+}
+
+func (s *sender) Write(p []byte) (n int, err error) {
+	n, s.err = s.w.Write(p)
+	return n, s.err
+}
+
+// singleBody is the body of an answer over HTTP/1.1.
+type singleBody struct {
+	r     io.Reader
+	s     *single
+	ctx   context.Context
+	stop  func() bool // calls off what ctx does; nil where it does nothing
+	again bool        // the connection may be used again after the body's end
+	ended atomic.Bool
+	err   error // how it ended, for the one who reads
+}
+
+// Read implements io.Reader.
+func (b *singleBody) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	if b.ended.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	n, err := b.r.Read(p)
+	if err != nil {
+		b.over(err)
+		err = b.err
+	}
+	return n, err
+}
+
+// over ends the body with what its reader returned.
+func (b *singleBody) over(err error) {
+	if b.err = err; err != nil && err != io.EOF && b.ctx.Err() != nil {
+		b.err = context.Cause(b.ctx)
+	}
+	if b.ended.Swap(true) {
+		return
+	}
+	alive := b.stop == nil || b.stop()
+	if clean := err == nil || err == io.EOF; alive && clean && b.again && b.s.r.Buffered() == 0 {
+		b.s.t.keep(b.s)
+		return
+	}
+	b.s.Close()
+}
+
+// Close implements io.Closer. It may be called while Read blocks. The rest of
+// an answer is not waited for: its connection goes with it.
+func (b *singleBody) Close() error {
+	if b.ended.Swap(true) {
+		return nil
+	}
+	if b.stop != nil {
+		b.stop()
+	}
+	return b.s.Close()
+}
+
+// rest waits until somebody wants the connection, the site closes it, or it
+// has not been wanted for idleTimeout.
+func (s *single) rest() {
+	_, err := s.r.Peek(1)
+	s.t.tired(s)
+	s.rested <- err
+}
+
+// wake takes a resting connection back into use. It tells whether that is
+// possible: the site may have closed it, or said what nobody asked for.
+func (s *single) wake() bool {
+	if s.SetReadDeadline(time.Unix(1, 0)) != nil {
+		return false
+	}
+	err := <-s.rested
+	return errors.Is(err, os.ErrDeadlineExceeded) && s.r.Buffered() == 0 && s.SetReadDeadline(time.Time{}) == nil
+}
