@@ -1,109 +1,446 @@
 package transport
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/binary"
+	"errors"
+	"fmt"
 	"io"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
 
-// epoch is what moments are counted from; a moment is never 0.
-var epoch = time.Now().Add(-1)
+const (
+	// streamWindow is how many bytes the site may send of an answer before
+	// they are read, connWindow of all those of a connection.
+	streamWindow = 1 << 20
+	connWindow   = 16 << 20
+	// What a connection takes until its site has said more (RFC 9113, section
+	// 6.5.2): of streams, many.
+	firstStreams, manyStreams = 100, 1000
+	firstWindow               = 1<<16 - 1
+	firstFrame                = 1 << 14
+	firstTable                = 1 << 12
+)
 
-func now() int64 { return int64(time.Since(epoch)) }
+var (
+	errMute      = errors.New("the HTTP/2 connection is dead: a ping was not answered")
+	errUnwanted  = errors.New("the HTTP/2 connection is not wanted any more")
+	errAbandoned = errors.New("the HTTP/2 connection has gone silent")
+)
 
-// since is when the read in progress began, 0 while there is none.
-type since struct{ v atomic.Int64 }
-
-func (s *since) begin()    { s.v.Store(now()) }
-func (s *since) end()      { s.v.Store(0) }
-func (s *since) at() int64 { return s.v.Load() }
-
-// counter counts what is read.
-type counter struct {
-	io.ReadCloser
-	n atomic.Int64
-}
-
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.ReadCloser.Read(p)
-	c.n.Add(int64(n))
-	return n, err
-}
-
-// conn is one HTTP/2 connection: the http.RoundTripper that net/http sends its
-// requests to, and the net.Conn under it, whose frames it looks at.
+// conn is one HTTP/2 connection (RFC 9113). One goroutine reads its frames;
+// the requests have none of their own. (net/http has one for each, and with
+// thousands of streams that wait their stacks are a third of the memory. It
+// also keeps to itself that a server is about to leave, until it has left.)
 type conn struct {
 	*tls.Conn
-	authority string
-	client    *http.ClientConn
-	leaving   context.Context // ended by GOAWAY
-	leave     context.CancelFunc
-	left      func(*conn)
-	gone      bool // guarded by Transport.mu
-	closing   sync.Once
-	frames    frames       // of the one goroutine that reads
-	read      atomic.Int64 // when something was read last
+	t       *Transport
+	to      origin
+	leaving context.Context // ended by GOAWAY
+	leave   context.CancelFunc
+	read    atomic.Int64 // when something was read last
+
+	writing sync.Mutex // held while frames are written; taken before mu
+	framer  *http2.Framer
+	block   bytes.Buffer // what hpack writes to
+	hpack   *hpack.Encoder
+
+	mu      sync.Mutex
+	streams map[uint32]*stream
+	next    uint32 // the id of the next one
+	most    uint32 // how many may be open
+	window  int64  // what may be sent
+	initial int64  // what may be sent of each request
+	frame   int    // the largest that may be sent
+	moved   *sync.Cond
+	settled bool        // the site has sent its settings
+	closing bool        // it closes when it carries nothing
+	going   bool        // the site has said GOAWAY
+	err     error       // why it is over
+	unused  *time.Timer // runs while it carries nothing
+	pulse   *time.Timer // looks whether it is alive
+	pinged  int64       // when a ping was sent that is not answered; 0 for none
+
+	taken int // what was read since the site was told; of the one goroutine
 }
 
-// RoundTrip implements http.RoundTripper.
-func (c *conn) RoundTrip(req *http.Request) (*http.Response, error) {
-	if c.leaving.Err() != nil || c.client.Reserve() != nil {
-		return nil, full{}
+// newConn begins HTTP/2 on a TLS connection that has agreed on it.
+func newConn(tc *tls.Conn, t *Transport, to origin) (*conn, error) {
+	c := &conn{
+		Conn: tc, t: t, to: to, streams: map[uint32]*stream{}, next: 1,
+		most: firstStreams, window: firstWindow, initial: firstWindow, frame: firstFrame,
 	}
-	resp, err := c.client.RoundTrip(req)
-	if err != nil {
-		if c.leaving.Err() != nil {
-			err = &GoAwayError{Err: err}
+	c.leaving, c.leave = context.WithCancel(context.Background())
+	c.moved = sync.NewCond(&c.mu)
+	c.hpack = hpack.NewEncoder(&c.block)
+	c.framer = http2.NewFramer(tc, bufio.NewReaderSize(c, 4<<10))
+	c.framer.ReadMetaHeaders = hpack.NewDecoder(firstTable, nil)
+	c.framer.MaxHeaderListSize = maxHead
+	c.framer.SetMaxReadFrameSize(firstFrame)
+	err := c.write(func(f *http2.Framer) error {
+		if _, err := io.WriteString(c.Conn, http2.ClientPreface); err != nil {
+			return err
 		}
+		if err := f.WriteSettings(
+			http2.Setting{ID: http2.SettingEnablePush, Val: 0},
+			http2.Setting{ID: http2.SettingInitialWindowSize, Val: streamWindow},
+			http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: maxHead},
+		); err != nil {
+			return err
+		}
+		return f.WriteWindowUpdate(0, connWindow-firstWindow)
+	})
+	if err != nil {
 		return nil, err
 	}
-	resp.Body = &stream{resp.Body, c}
-	return resp, nil
+	c.read.Store(now())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unused = time.AfterFunc(idleTimeout, c.idle)
+	c.pulse = time.AfterFunc(t.pingAfter, c.check)
+	go c.serve()
+	return c, nil
 }
 
-// full is the error of a connection that takes no more requests: net/http knows
-// it by its method, and dials another connection.
-type full struct{}
-
-func (full) Error() string             { return "the HTTP/2 connection takes no more requests" }
-func (full) IsHTTP2NoCachedConnError() {}
-
-// Read implements net.Conn.
+// Read implements net.Conn, for the frames.
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.read.Store(now())
-		if c.frames.goAway(p[:n]) {
-			c.leave()
+	}
+	return n, err
+}
+
+// write has f write frames. What fails ends the connection.
+func (c *conn) write(f func(*http2.Framer) error) error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	return c.writeLocked(f)
+}
+
+func (c *conn) writeLocked(f func(*http2.Framer) error) error {
+	err := c.SetWriteDeadline(time.Now().Add(c.t.pingAfter + c.t.pingTimeout))
+	if err == nil {
+		err = f(c.framer)
+	}
+	if err != nil {
+		c.fail(fmt.Errorf("HTTP/2: %w", err))
+	}
+	return err
+}
+
+// free tells whether the connection takes another request.
+func (c *conn) free() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.takes()
+}
+
+func (c *conn) takes() bool {
+	return c.err == nil && !c.going && uint32(len(c.streams)) < c.most && c.next < 1<<31-1
+}
+
+// closeIdle closes the connection as soon as it carries nothing.
+func (c *conn) closeIdle() {
+	c.mu.Lock()
+	c.closing = true
+	c.mu.Unlock()
+	c.rest()
+}
+
+// rest closes a connection that carries nothing and is not to be kept.
+func (c *conn) rest() {
+	c.mu.Lock()
+	over := len(c.streams) == 0 && (c.closing || c.going)
+	c.mu.Unlock()
+	if over {
+		c.fail(errUnwanted)
+	}
+}
+
+// idle closes a connection that has carried nothing for idleTimeout.
+func (c *conn) idle() {
+	c.mu.Lock()
+	c.closing = c.closing || len(c.streams) == 0
+	c.mu.Unlock()
+	c.rest()
+}
+
+// check asks a connection that has brought nothing for a sign of life, and
+// gives it up where that does not come.
+func (c *conn) check() {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	read, at := c.read.Load(), now()
+	ping := false
+	switch {
+	case c.pinged == 0 || read > c.pinged:
+		c.pinged = 0
+		if wait := c.t.pingAfter - time.Duration(at-read); wait > 0 {
+			c.pulse.Reset(wait)
+			break
+		}
+		c.pinged, ping = at, true
+		c.pulse.Reset(c.t.pingTimeout)
+	case time.Duration(at-c.pinged) < c.t.pingTimeout:
+		c.pulse.Reset(c.t.pingTimeout - time.Duration(at-c.pinged))
+	default:
+		c.mu.Unlock()
+		c.fail(errMute)
+		return
+	}
+	c.mu.Unlock()
+	if ping {
+		c.write(func(f *http2.Framer) error { return f.WritePing(false, [8]byte{}) }) // its failure ends the connection
+	}
+}
+
+// fail ends the connection and all that it carries.
+func (c *conn) fail(err error) {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.err = err
+	all := c.streams
+	c.streams = nil
+	if c.pulse != nil {
+		c.pulse.Stop()
+		c.unused.Stop()
+	}
+	c.moved.Broadcast()
+	c.mu.Unlock()
+	c.t.forget(c)
+	for _, s := range all {
+		s.end(err)
+	}
+	c.Conn.Close()
+}
+
+// forget takes a stream off that has ended.
+func (c *conn) forget(s *stream) {
+	c.mu.Lock()
+	if c.streams[s.id] == s {
+		delete(c.streams, s.id)
+		if len(c.streams) == 0 {
+			c.unused.Reset(idleTimeout)
 		}
 	}
-	return n, err
+	c.moved.Broadcast() // its request's body may wait
+	c.mu.Unlock()
+	c.t.again()
+	c.rest()
 }
 
-// Close implements net.Conn.
-func (c *conn) Close() error {
-	c.closing.Do(func() { c.left(c) })
-	return c.Conn.Close()
-}
-
-// stream is the body of an answer over HTTP/2.
-type stream struct {
-	io.ReadCloser
-	conn *conn
-}
-
-func (s *stream) Read(p []byte) (int, error) {
-	n, err := s.ReadCloser.Read(p)
-	if err != nil && err != io.EOF && s.conn.leaving.Err() != nil {
-		err = &GoAwayError{Err: err}
+// serve reads frames until the connection ends.
+func (c *conn) serve() {
+	for {
+		f, err := c.framer.ReadFrame()
+		if err == nil {
+			err = c.take(f)
+		}
+		var one http2.StreamError
+		switch {
+		case err == nil:
+		case errors.As(err, &one):
+			if s := c.stream(one.StreamID); s != nil {
+				s.abort(err, one.Code)
+			}
+		default:
+			c.over(err)
+			return
+		}
 	}
-	return n, err
 }
+
+// over ends the connection for what went wrong while reading.
+func (c *conn) over(err error) {
+	var wrong http2.ConnectionError
+	if errors.As(err, &wrong) {
+		_ = c.write(func(f *http2.Framer) error { return f.WriteGoAway(0, http2.ErrCode(wrong), nil) }) // as a courtesy
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	c.fail(fmt.Errorf("HTTP/2: %w", err))
+}
+
+func (c *conn) stream(id uint32) *stream {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.streams[id]
+}
+
+// take acts on a frame.
+func (c *conn) take(f http2.Frame) error {
+	if _, ok := f.(*http2.SettingsFrame); !ok && !c.settled {
+		return http2.ConnectionError(http2.ErrCodeProtocol)
+	}
+	switch f := f.(type) {
+	case *http2.SettingsFrame:
+		return c.settings(f)
+	case *http2.PingFrame:
+		if f.IsAck() {
+			return nil
+		}
+		return c.write(func(w *http2.Framer) error { return w.WritePing(true, f.Data) })
+	case *http2.GoAwayFrame:
+		c.goAway(f)
+	case *http2.WindowUpdateFrame:
+		return c.widen(f)
+	case *http2.MetaHeadersFrame:
+		if s := c.stream(f.StreamID); s != nil {
+			return s.headers(f)
+		}
+		return c.known(f.StreamID)
+	case *http2.DataFrame:
+		return c.data(f)
+	case *http2.RSTStreamFrame:
+		if s := c.stream(f.StreamID); s != nil {
+			s.reset(f.ErrCode)
+			return nil
+		}
+		return c.known(f.StreamID)
+	case *http2.PushPromiseFrame: // we have forbidden them
+		return http2.ConnectionError(http2.ErrCodeProtocol)
+	}
+	return nil
+}
+
+// known accepts what comes late for a stream that has ended.
+func (c *conn) known(id uint32) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id%2 == 0 || id >= c.next {
+		return http2.ConnectionError(http2.ErrCodeProtocol)
+	}
+	return nil
+}
+
+// data takes a part of an answer. The site is told that the connection has
+// room again at once: what is unread is bounded by the windows of the streams.
+func (c *conn) data(f *http2.DataFrame) error {
+	n := int(f.Length)
+	if c.taken += n; c.taken > connWindow {
+		return http2.ConnectionError(http2.ErrCodeFlowControl)
+	}
+	if c.taken >= connWindow/8 {
+		more := uint32(c.taken)
+		c.taken = 0
+		if err := c.write(func(w *http2.Framer) error { return w.WriteWindowUpdate(0, more) }); err != nil {
+			return err
+		}
+	}
+	if s := c.stream(f.StreamID); s != nil {
+		return s.data(f)
+	}
+	return c.known(f.StreamID)
+}
+
+// settings takes what the site asks for.
+func (c *conn) settings(f *http2.SettingsFrame) error {
+	if f.IsAck() {
+		return nil
+	}
+	c.writing.Lock() // what is being written goes by the old ones
+	defer c.writing.Unlock()
+	c.mu.Lock()
+	first := !c.settled
+	if c.settled = true; first {
+		c.most = manyStreams
+	}
+	err := f.ForeachSetting(func(s http2.Setting) error {
+		if err := s.Valid(); err != nil {
+			return err
+		}
+		switch s.ID {
+		case http2.SettingMaxConcurrentStreams:
+			c.most = s.Val
+		case http2.SettingInitialWindowSize:
+			for _, o := range c.streams {
+				o.window += int64(s.Val) - c.initial
+			}
+			c.initial = int64(s.Val)
+		case http2.SettingMaxFrameSize:
+			c.frame = int(s.Val)
+		case http2.SettingHeaderTableSize:
+			c.hpack.SetMaxDynamicTableSizeLimit(s.Val)
+			c.hpack.SetMaxDynamicTableSize(min(s.Val, firstTable))
+		}
+		return nil
+	})
+	c.moved.Broadcast()
+	c.mu.Unlock()
+	c.t.again()
+	if err != nil {
+		return err
+	}
+	return c.writeLocked(func(w *http2.Framer) error { return w.WriteSettingsAck() })
+}
+
+// widen takes the leave to send more.
+func (c *conn) widen(f *http2.WindowUpdateFrame) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.moved.Broadcast()
+	if f.StreamID == 0 {
+		if c.window += int64(f.Increment); c.window > 1<<31-1 {
+			return http2.ConnectionError(http2.ErrCodeFlowControl)
+		}
+		return nil
+	}
+	if s := c.streams[f.StreamID]; s != nil {
+		if s.window += int64(f.Increment); s.window > 1<<31-1 {
+			return http2.StreamError{StreamID: s.id, Code: http2.ErrCodeFlowControl}
+		}
+	}
+	return nil
+}
+
+// goAway takes the announcement that the site ends the connection. What it has
+// not begun to work on may be sent again.
+func (c *conn) goAway(f *http2.GoAwayFrame) {
+	c.mu.Lock()
+	c.going = true
+	var late []*stream
+	for id, s := range c.streams {
+		if id > f.LastStreamID {
+			late = append(late, s)
+		}
+	}
+	c.mu.Unlock()
+	if f.ErrCode == http2.ErrCodeNo {
+		c.leave()
+	}
+	for _, s := range late {
+		s.end(unprocessed{fmt.Errorf("HTTP/2: the site goes away: %v", f.ErrCode)})
+		c.forget(s)
+	}
+	c.rest()
+}
+
+// full is the error of a connection that takes no more requests: nothing was
+// sent. why is set where it never will.
+type full struct{ why error }
+
+func (full) Error() string { return "the HTTP/2 connection takes no more requests" }
+
+// unprocessed is the error of a request that the site says it has not acted
+// on (RFC 9113, section 8.7).
+type unprocessed struct{ error }
+
+func (u unprocessed) Unwrap() error { return u.error }
 
 // GoAwayError is the end of an answer whose server had announced that it would
 // close the connection: it goes away in good order, as for a new release, and
@@ -117,50 +454,3 @@ func (e *GoAwayError) Error() string {
 
 // Unwrap returns how the connection ended.
 func (e *GoAwayError) Unwrap() error { return e.Err }
-
-// frames follows the frames of an HTTP/2 connection (RFC 9113, section 4.1)
-// through reads of any size.
-type frames struct {
-	part [frameHead + goAwayHead]byte // the head of a frame, and of its payload if that is a GOAWAY
-	have int
-	skip int // of the payload
-}
-
-const (
-	frameHead  = 9
-	goAwayHead = 8
-	goAwayType = 0x7
-	noError    = 0
-)
-
-// goAway tells whether a GOAWAY without an error ends within b.
-func (f *frames) goAway(b []byte) (found bool) {
-	for len(b) > 0 {
-		if f.skip > 0 {
-			n := min(f.skip, len(b))
-			f.skip -= n
-			b = b[n:]
-			continue
-		}
-		want := frameHead
-		length := int(f.part[0])<<16 | int(f.part[1])<<8 | int(f.part[2])
-		if f.have >= frameHead {
-			want += goAwayHead // only a GOAWAY that is long enough gets here
-		}
-		n := copy(f.part[f.have:want], b)
-		f.have += n
-		b = b[n:]
-		switch f.have {
-		case frameHead:
-			length = int(f.part[0])<<16 | int(f.part[1])<<8 | int(f.part[2])
-			if f.part[3] != goAwayType || length < goAwayHead {
-				f.have, f.skip = 0, length
-			}
-		case frameHead + goAwayHead:
-			code := binary.BigEndian.Uint32(f.part[frameHead+4:])
-			found = found || code == noError
-			f.have, f.skip = 0, length-goAwayHead
-		}
-	}
-	return found
-}

@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -268,13 +266,10 @@ func (s *frameServer) serve(_ *http.Server, c *tls.Conn, _ http.Handler) {
 func TestADeadConnectionIsFoundByPing(t *testing.T) {
 	s := newFrameServer(t)
 	tr := newTransport(t, s.server)
-	tr.mu.Lock()
-	c := tr.http2().HTTP2
-	tr.mu.Unlock()
-	if sum := c.SendPingTimeout + c.PingTimeout; c.SendPingTimeout <= 0 || sum > 30*time.Second {
+	if sum := tr.pingAfter + tr.pingTimeout; tr.pingAfter <= 0 || sum > 30*time.Second {
 		t.Errorf("by default a dead connection is found after %v", sum)
 	}
-	c.SendPingTimeout, c.PingTimeout = 20*time.Millisecond, 20*time.Millisecond
+	tr.pingAfter, tr.pingTimeout = 20*time.Millisecond, 20*time.Millisecond
 	resp := get(t, tr, s.server.URL)
 	// Bounded by the test's own time: without pings it would never end.
 	if _, err := io.ReadAll(resp.Body); err == nil {
@@ -362,66 +357,6 @@ func TestHeaderTimeout(t *testing.T) {
 			t.Errorf("a head that never comes was waited for: %v", err)
 		}
 	}
-}
-
-func TestFramesFindGoAwayAtEveryCut(t *testing.T) {
-	var wire bytes.Buffer
-	fr := http2.NewFramer(&wire, nil)
-	fr.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 1 << 20})
-	fr.WriteData(1, false, []byte(strings.Repeat("\x00\x00\x08\x07\x00\x00\x00\x00\x00", 40))) // looks like a GOAWAY
-	fr.WriteGoAway(1, http2.ErrCodeEnhanceYourCalm, []byte("calm"))
-	before := wire.Len()
-	fr.WriteGoAway(1, http2.ErrCodeNo, []byte("bye"))
-	at := before + frameHead + goAwayHead
-	fr.WritePing(false, [8]byte{})
-	for size := 1; size <= wire.Len(); size++ {
-		var f frames
-		found := -1
-		for from := 0; from < wire.Len(); from += size {
-			to := min(from+size, wire.Len())
-			if f.goAway(wire.Bytes()[from:to]) {
-				if found >= 0 {
-					t.Fatalf("reads of %d: found twice", size)
-				}
-				found = to
-			}
-		}
-		if found < at || found-at >= size {
-			t.Fatalf("reads of %d: found after %d bytes, it is complete at %d", size, found, at)
-		}
-	}
-}
-
-// FuzzFrames compares with http2.Framer.
-func FuzzFrames(f *testing.F) {
-	f.Add([]byte{0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0}, 3)
-	f.Add([]byte{0, 0, 2, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0}, 1)
-	f.Fuzz(func(t *testing.T, b []byte, size int) {
-		want := false
-		for rest := b; len(rest) >= frameHead; {
-			head, err := http2.ReadFrameHeader(bytes.NewReader(rest))
-			if err != nil {
-				t.Fatal(err)
-			}
-			rest = rest[frameHead:]
-			payload := rest[:min(len(rest), int(head.Length))]
-			if head.Type == http2.FrameGoAway && len(payload) >= goAwayHead && bytes.Equal(payload[4:8], make([]byte, 4)) {
-				want = true
-			}
-			rest = rest[len(payload):]
-		}
-		var fr frames
-		got := false
-		size = max(1, size)
-		for rest := b; len(rest) > 0; {
-			n := min(size, len(rest))
-			got = fr.goAway(rest[:n]) || got
-			rest = rest[n:]
-		}
-		if got != want {
-			t.Errorf("found %v, want %v", got, want)
-		}
-	})
 }
 
 func TestMomentsAreNeverZero(t *testing.T) {

@@ -15,12 +15,16 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
+// maxTries is how often a request is sent anew because the site has closed a
+// connection meanwhile, or says that it has not acted on it.
+const maxTries = 3
+
 // send sends the request over a connection that rests or takes one more, or
 // over a new one. It closes the request's body.
 func (t *Transport) send(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	to, err := check(req)
-	for err == nil {
+	for tries := 0; err == nil; {
 		var c http.RoundTripper
 		if c, err = t.connection(ctx, to); err != nil {
 			break
@@ -29,14 +33,21 @@ func (t *Transport) send(req *http.Request) (*http.Response, error) {
 		if resp, err = c.RoundTrip(req); err == nil {
 			return resp, nil
 		}
-		switch e := err.(type) {
-		case full: // nothing was sent
-			err = context.Cause(ctx)
-		case stale: // perhaps it was, and the body is closed
-			if req, err = again(req, e.error); err == nil {
-				err = context.Cause(ctx)
+		full, nothing := errors.AsType[full](err)
+		if nothing && full.why != nil {
+			err = full.why
+		}
+		if !nothing || full.why != nil {
+			if tries++; tries > maxTries {
+				break
 			}
 		}
+		if !nothing {
+			if req, err = again(req, err); err != nil {
+				break
+			}
+		}
+		err = context.Cause(ctx)
 	}
 	if req.Body != nil {
 		req.Body.Close()
@@ -44,13 +55,20 @@ func (t *Transport) send(req *http.Request) (*http.Response, error) {
 	return nil, err
 }
 
-// again is a request that may be sent anew, since to send it twice does no
-// harm (RFC 9110, section 9.2.2); otherwise err.
+// again is a request that may be sent anew after err; otherwise an error.
 func again(req *http.Request, err error) (*http.Request, error) {
-	if !slices.Contains([]string{"", "GET", "HEAD", "OPTIONS", "TRACE"}, req.Method) {
-		return req, err
+	switch e := err.(type) {
+	case stale: // the site may have acted on it: only what does no harm twice (RFC 9110, section 9.2.2)
+		err = e.error
+		if !slices.Contains([]string{"", "GET", "HEAD", "OPTIONS", "TRACE"}, req.Method) {
+			return req, err
+		}
+	default:
+		if _, ok := errors.AsType[unprocessed](err); !ok {
+			return req, err
+		}
 	}
-	if req.Body == nil || req.Body == http.NoBody {
+	if !hasBody(req) {
 		return req, nil
 	}
 	if req.GetBody == nil {
@@ -208,7 +226,14 @@ func (t *Transport) free(to origin) (c http.RoundTripper, news <-chan struct{}) 
 	}
 }
 
-// announce has those who wait look again. It runs under t.mu.
+// again has those who wait for a connection look again.
+func (t *Transport) again() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.announce()
+}
+
+// announce does so under t.mu.
 func (t *Transport) announce() {
 	if t.news != nil {
 		close(t.news)

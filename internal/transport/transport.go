@@ -49,8 +49,9 @@ type Options struct {
 type Transport struct {
 	options Options
 
+	pingAfter, pingTimeout time.Duration
+
 	mu    sync.Mutex
-	h2    *http.Transport    // speaks HTTP/2 over connections made here; nil until there is one
 	conns map[*conn]bool     // the open HTTP/2 connections
 	idle  map[origin]*single // resting HTTP/1.1 connections
 	close bool               // connections are closed rather than kept, until one is wanted again
@@ -64,61 +65,28 @@ type origin struct {
 }
 
 // New returns a Transport without connections.
-func New(o Options) *Transport { return &Transport{options: o} }
-
-// http2 is what speaks HTTP/2. It runs under t.mu.
-func (t *Transport) http2() *http.Transport {
-	if t.h2 == nil {
-		// net/http keeps to itself that a server is about to leave (GOAWAY)
-		// until it has left. So HTTP/2 runs over a connection that looks at
-		// its frames on their way; to net/http that is one without TLS.
-		t.h2 = &http.Transport{
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return ctx.Value(connKey{}).(*conn), nil
-			},
-			Protocols:             new(http.Protocols),
-			ResponseHeaderTimeout: t.options.HeaderTimeout,
-			IdleConnTimeout:       idleTimeout,
-			HTTP2: &http.HTTP2Config{
-				SendPingTimeout:  pingAfter,
-				PingTimeout:      pingTimeout,
-				WriteByteTimeout: pingAfter + pingTimeout,
-			},
-		}
-		t.h2.Protocols.SetUnencryptedHTTP2(true)
-	}
-	return t.h2
+func New(o Options) *Transport {
+	return &Transport{options: o, pingAfter: pingAfter, pingTimeout: pingTimeout}
 }
-
-// connKey is under what the context of a dial of Transport.h2 holds the
-// connection that it gets.
-type connKey struct{}
 
 // upgrade takes over a TLS connection on which HTTP/2 was agreed.
 func (t *Transport) upgrade(to origin, tc *tls.Conn) (*conn, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if c := t.usable(to); c != nil {
+	if c := t.shared(to); c != nil {
 		// Several requests dialled at the same time: one connection serves.
 		go tc.Close()
 		return c, nil
 	}
-	c := &conn{Conn: tc, authority: to.addr, left: t.forget}
-	c.leaving, c.leave = context.WithCancel(context.Background())
-	h2 := t.http2()
-	t.mu.Unlock() // it writes, and what fails is forgotten
-	client, err := h2.NewClientConn(context.WithValue(context.Background(), connKey{}, c), "http", to.addr)
-	t.mu.Lock()
+	c, err := newConn(tc, t, to)
 	if err != nil {
-		go tc.Close()
 		return nil, err
 	}
-	c.client = client
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if other := t.usable(to); other != nil {
-		go client.Close()
+		go c.fail(errUnwanted)
 		return other, nil
 	}
-	if !c.gone {
+	if c.free() { // it may have ended meanwhile
 		if t.conns == nil {
 			t.conns = map[*conn]bool{}
 		}
@@ -128,10 +96,16 @@ func (t *Transport) upgrade(to origin, tc *tls.Conn) (*conn, error) {
 	return c, nil
 }
 
+func (t *Transport) shared(to origin) *conn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.usable(to)
+}
+
 // usable is an HTTP/2 connection that takes another request. It runs under t.mu.
 func (t *Transport) usable(to origin) *conn {
 	for c := range t.conns {
-		if to.tls && c.authority == to.addr && c.client.Available() > 0 && c.leaving.Err() == nil {
+		if c.to == to && c.free() {
 			return c
 		}
 	}
@@ -141,7 +115,6 @@ func (t *Transport) usable(to origin) *conn {
 func (t *Transport) forget(c *conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c.gone = true
 	delete(t.conns, c)
 }
 
@@ -169,7 +142,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	b := &Body{wire: counter{ReadCloser: resp.Body}}
 	b.r = &b.wire
 	if h2, ok := resp.Body.(*stream); ok {
-		b.conn = h2.conn
+		b.conn = h2.c
 	}
 	resp.Body = b
 	if encodings := codings(resp.Header); len(encodings) > 0 && req.Method != http.MethodHead {
@@ -196,14 +169,7 @@ func (t *Transport) CloseIdleConnections() {
 		s.Close() // it notices by itself
 	}
 	for _, c := range open {
-		c.client.SetStateHook(closeIdle)
-		closeIdle(c.client)
-	}
-}
-
-func closeIdle(c *http.ClientConn) {
-	if c.InFlight() == 0 {
-		c.Close()
+		c.closeIdle()
 	}
 }
 
@@ -254,7 +220,7 @@ func (b *Body) OnLeaving(f func()) (stop func() bool) {
 // request must not be sent into the same void.
 func (b *Body) Abandon() error {
 	if at := b.since.at(); b.conn != nil && at != 0 && b.conn.read.Load() < at {
-		b.conn.client.Close()
+		b.conn.fail(errAbandoned)
 	}
 	return b.Close()
 }
