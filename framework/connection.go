@@ -214,6 +214,13 @@ func announcing(conn Connection) Announcer {
 	return a
 }
 
+// ending tells whether the connection ends with the context that it was opened
+// with: then nobody else has to see to that.
+func ending(conn Connection) bool {
+	c, ok := conn.(*httpConnection)
+	return ok && c.answer != nil
+}
+
 // abandon closes the connection because it has gone silent, and whatever is
 // as dead underneath.
 func (c *httpConnection) abandon() {

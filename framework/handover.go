@@ -5,7 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/holdline/scrape/auth"
@@ -41,11 +41,10 @@ func (r *runner) plan(ctx context.Context, cancel context.CancelFunc, l *line, a
 	if !at.IsZero() {
 		at = r.inTurn(at)
 	}
-	own, stop := context.WithCancel(ctx)
-	var begun atomic.Bool // one change is enough
-	done := make(chan struct{})
+	p := &plans{}
 	change := func(cause Cause) {
-		if begun.Swap(true) {
+		own, done := p.begin(ctx)
+		if own == nil {
 			return
 		}
 		defer close(done)
@@ -65,15 +64,49 @@ func (r *runner) plan(ctx context.Context, cancel context.CancelFunc, l *line, a
 		undue = time.AfterFunc(max(time.Until(at), 0), func() { change(cause) }).Stop
 	}
 	// An exit that was taken out of its pool is left like one whose time is up.
-	kept := context.AfterFunc(removed, func() { change(CauseLease) })
+	kept := func() bool { return true }
+	if removed.Done() != nil {
+		kept = context.AfterFunc(removed, func() { change(CauseLease) })
+	}
 	return func() {
-		stop()
 		unheard()
 		undue()
 		kept()
-		if begun.Swap(true) {
-			<-done // it ends soon: its context has ended
-		}
+		p.end()
+	}
+}
+
+// plans are the handovers that are arranged for a connection. One of them is
+// enough. Thousands of streams wait with nothing under way.
+type plans struct {
+	mu    sync.Mutex
+	over  bool
+	abort context.CancelFunc // of the one under way; nil when there is none
+	done  chan struct{}      // closed when that has ended
+}
+
+// begin has the first one begin, and the others do nothing: own is nil then.
+// The caller closes done.
+func (p *plans) begin(ctx context.Context) (own context.Context, done chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return nil, nil
+	}
+	p.over, p.done = true, make(chan struct{})
+	own, p.abort = context.WithCancel(ctx)
+	return own, p.done
+}
+
+// end calls them off.
+func (p *plans) end() {
+	p.mu.Lock()
+	p.over = true
+	abort, done := p.abort, p.done
+	p.mu.Unlock()
+	if abort != nil {
+		abort()
+		<-done // it ends soon: its context has ended
 	}
 }
 
@@ -135,7 +168,9 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 	// The successor outlives this handover, but its opening does not.
 	opening, abort := context.WithCancel(stream)
 	kept := context.AfterFunc(ctx, abort)
-	err = r.open(opening, succ, b, 0)
+	if err = r.queue(opening, succ, b); err == nil {
+		err = r.open(opening, succ, b, 0)
+	}
 	if !kept() && err == nil {
 		b.conn.Close()
 		err = context.Cause(ctx)

@@ -135,10 +135,10 @@ func (a *attempt) free() {
 
 // streak is what a line remembers from one connection to the next.
 type streak struct {
-	backoff  retry.Backoff
-	failures int  // connections in a row without an event
-	silences int  // those of them that ended in silence
-	cured    bool // a cure was tried at once since the last event
+	backoff  retry.Backoff // nil until it is needed
+	failures int           // connections in a row without an event
+	silences int           // those of them that ended in silence
+	cured    bool          // a cure was tried at once since the last event
 
 	// prev is the identity of the last connection, still held, and fix what
 	// has to be done about it before the next one.
@@ -157,7 +157,7 @@ func (r *runner) newBackoff() retry.Backoff {
 // stream ends or another line takes over. a is a connection that is open
 // already, or nil.
 func (r *runner) hold(ctx context.Context, cancel context.CancelFunc, l *line, a *attempt) {
-	s := &streak{backoff: r.newBackoff()}
+	s := &streak{}
 	defer func() {
 		if s.prev != nil {
 			s.prev.release()
@@ -166,7 +166,13 @@ func (r *runner) hold(ctx context.Context, cancel context.CancelFunc, l *line, a
 	for {
 		var err error
 		if a == nil {
-			apart(func() { a, err = r.connect(ctx, l, s) })
+			apart(func() { a, err = r.choose(ctx, l, s) })
+			if err == nil {
+				err = r.queue(ctx, l, a)
+			}
+			if err == nil {
+				apart(func() { err = r.open(ctx, l, a, s.silences) })
+			}
 		}
 		if err == nil {
 			err = r.pump(ctx, cancel, l, a)
@@ -248,9 +254,8 @@ func (r *runner) renew(l *line) {
 	r.mu.Unlock()
 }
 
-// connect chooses an identity, mending the last one if it must, and opens a
-// connection with it. The attempt tells how far it got.
-func (r *runner) connect(ctx context.Context, l *line, s *streak) (*attempt, error) {
+// choose begins an attempt with an identity, mending the last one if it must.
+func (r *runner) choose(ctx context.Context, l *line, s *streak) (*attempt, error) {
 	a := &attempt{began: time.Now()}
 	var err error
 	switch {
@@ -273,7 +278,7 @@ func (r *runner) connect(ctx context.Context, l *line, s *streak) (*attempt, err
 		s.prev = nil
 	}
 	s.fix = Auto
-	return a, r.open(ctx, l, a, s.silences)
+	return a, nil
 }
 
 // reauthenticate mends the identity of a line whose credential is of no use, or
@@ -290,8 +295,9 @@ func (r *runner) reauthenticate(ctx context.Context, l *line, s *streak) (*ident
 	return s.prev.again(), nil
 }
 
-// open opens the connection of an attempt that has its identity.
-func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) error {
+// queue waits for a place and for its turn. It runs on the stack of the line:
+// of thousands that begin together most are here.
+func (r *runner) queue(ctx context.Context, l *line, a *attempt) error {
 	r.mu.Lock()
 	waiting := l.waiting
 	r.mu.Unlock()
@@ -303,9 +309,11 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 		}
 		a.places = append(a.places, leave)
 	}
-	if err := r.Limits.Wait(ctx, r.Host); err != nil {
-		return err
-	}
+	return r.Limits.Wait(ctx, r.Host)
+}
+
+// open opens the connection of an attempt that has its identity and its turn.
+func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) error {
 	// Others may have learnt meanwhile that the credential is refused.
 	if latest := l.ids.latest(a.id); latest != nil {
 		r.stats.rotated(a.id, latest)
@@ -447,8 +455,9 @@ func (r *runner) moved(l *line, c Cursor) {
 
 // pump reads a connection until it ends. The caller leaves it.
 func (r *runner) pump(ctx context.Context, cancel context.CancelFunc, l *line, a *attempt) error {
-	stop := context.AfterFunc(ctx, func() { a.conn.Close() })
-	defer stop()
+	if !ending(a.conn) {
+		defer context.AfterFunc(ctx, func() { a.conn.Close() })()
+	}
 	defer r.plan(ctx, cancel, l, a)()
 	r.mu.Lock()
 	r.enter(l)
@@ -523,7 +532,7 @@ func (r *runner) judge(l *line, a *attempt, err error, s *streak) (*Outcome, Ver
 	if a.events > 0 {
 		s.failures, s.silences, s.cured = 0, 0, false
 		if held >= r.HealthyAfter {
-			s.backoff = r.newBackoff()
+			s.backoff = nil
 		}
 	}
 	if planned != "" {
@@ -581,6 +590,9 @@ func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, as
 	s.cured = s.cured || v.Remedy != Reconnect
 	var wait time.Duration
 	if !prompt {
+		if s.backoff == nil {
+			s.backoff = r.newBackoff()
+		}
 		wait, _ = s.backoff.Next()
 		wait = max(wait, min(asked, r.MaxWait))
 	}

@@ -13,7 +13,7 @@ type missing struct {
 	// fetched are the numbers that were filled from the history: a line that
 	// brings them later doubles them.
 	fetched []Range
-	wake    chan struct{} // there is a hole to fill
+	wake    chan struct{} // there is a hole to fill; nil where nobody fills them
 }
 
 // hole is a known gap that is open.

@@ -55,7 +55,10 @@ func (s *Session) oddity(kind, first string, event bool) {
 }
 
 // traffic counts what a stream received through one exit.
-type traffic struct{ decoded, wire atomic.Uint64 }
+type traffic struct {
+	exit          string
+	decoded, wire atomic.Uint64
+}
 
 // countedBody counts what is read from it.
 type countedBody struct {

@@ -111,27 +111,33 @@ type Spread struct {
 	Max float64 `json:"max"`
 }
 
-// samples keeps the last durations of a kind. It is guarded by its owner.
+// samples keeps the last durations of a kind. It is guarded by its owner. Nil
+// keeps none yet.
 type samples struct {
 	kept []time.Duration
 	next int
 	max  time.Duration
 }
 
-func (s *samples) add(d time.Duration) {
+// add makes the samples if it must.
+func (s *samples) add(d time.Duration) *samples {
+	if s == nil {
+		s = &samples{}
+	}
 	const keep = 512
 	d = max(d, 0)
 	s.max = max(s.max, d)
 	if len(s.kept) < keep {
 		s.kept = append(s.kept, d)
-		return
+		return s
 	}
 	s.kept[s.next] = d
 	s.next = (s.next + 1) % keep
+	return s
 }
 
 func (s *samples) spread() Spread {
-	if len(s.kept) == 0 {
+	if s == nil {
 		return Spread{}
 	}
 	sorted := slices.Sorted(slices.Values(s.kept))
@@ -157,13 +163,13 @@ type streamStats struct {
 	// What follows is guarded by mu. The fields that StreamStats has are kept
 	// in it.
 	is              StreamStats
-	exits           map[string]*traffic
+	exits           []*traffic
 	lastID          []byte
 	began, over     time.Time
 	opened          bool // there has been a connection
 	lines           int  // live ones: while there are any, the stream is live
 	missed          time.Duration
-	detect, resumes samples
+	detect, resumes *samples
 }
 
 func (s *streamStats) begin(at time.Time) {
@@ -171,7 +177,6 @@ func (s *streamStats) begin(at time.Time) {
 	defer s.mu.Unlock()
 	s.began = at
 	s.is.State = "connecting"
-	s.is.Reconnects = map[Cause]uint64{}
 }
 
 // resumed notes the last event of the run before.
@@ -249,6 +254,9 @@ func (s *streamStats) failed(err error) {
 func (s *streamStats) reconnect(c Cause) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.is.Reconnects == nil {
+		s.is.Reconnects = map[Cause]uint64{}
+	}
 	s.is.Reconnects[c]++
 }
 
@@ -288,16 +296,22 @@ const maxExits = 256
 func (s *streamStats) through(exit string) *traffic {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.exits[exit] == nil && len(s.exits) >= maxExits {
-		exit = "others"
-	}
-	t := s.exits[exit]
-	if t == nil {
-		if s.exits == nil {
-			s.exits = map[string]*traffic{}
+	of := func() *traffic {
+		for _, t := range s.exits {
+			if t.exit == exit {
+				return t
+			}
 		}
-		t = &traffic{}
-		s.exits[exit] = t
+		return nil
+	}
+	t := of()
+	if t == nil && len(s.exits) >= maxExits {
+		exit = "others"
+		t = of()
+	}
+	if t == nil {
+		t = &traffic{exit: exit}
+		s.exits = append(s.exits, t)
 	}
 	return t
 }
@@ -306,13 +320,13 @@ func (s *streamStats) silence(waited time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.is.Silences++
-	s.detect.add(waited)
+	s.detect = s.detect.add(waited)
 }
 
 func (s *streamStats) resume(took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.resumes.add(took)
+	s.resumes = s.resumes.add(took)
 }
 
 func (s *streamStats) gap(g Gap) {
@@ -368,9 +382,9 @@ func (s *streamStats) snapshot(now time.Time) StreamStats {
 	out.DuplicatesDropped = s.duplicates.Load()
 	out.OdditiesByKind = maps.Clone(s.is.OdditiesByKind)
 	out.Exits = make(map[string]Traffic, len(s.exits))
-	for exit, t := range s.exits {
+	for _, t := range s.exits {
 		x := Traffic{Bytes: t.decoded.Load(), WireBytes: t.wire.Load()}
-		out.Exits[exit] = x
+		out.Exits[t.exit] = x
 		out.Bytes += x.Bytes
 		out.WireBytes += x.WireBytes
 	}

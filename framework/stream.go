@@ -174,7 +174,9 @@ func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 		r.cursor = at.Cursor
 	}
 	r.stats.name = r.Name
-	r.missing.wake = make(chan struct{}, 1)
+	if r.Backfill != nil {
+		r.missing.wake = make(chan struct{}, 1)
+	}
 	var last *TailEvent
 	for i := range at.Tail {
 		e := &at.Tail[i]

@@ -4,10 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,7 +40,7 @@ var (
 // thousands of streams that wait their stacks are a third of the memory. It
 // also keeps to itself that a server is about to leave, until it has left.)
 type conn struct {
-	*tls.Conn
+	net.Conn
 	t       *Transport
 	to      origin
 	leaving context.Context // ended by GOAWAY
@@ -71,16 +71,17 @@ type conn struct {
 	taken int // what was read since the site was told; of the one goroutine
 }
 
-// newConn begins HTTP/2 on a TLS connection that has agreed on it.
-func newConn(tc *tls.Conn, t *Transport, to origin) (*conn, error) {
+// newConn begins HTTP/2 on a connection that has agreed on it. It closes nc when
+// it fails.
+func newConn(nc net.Conn, t *Transport, to origin) (*conn, error) {
 	c := &conn{
-		Conn: tc, t: t, to: to, streams: map[uint32]*stream{}, next: 1,
+		Conn: nc, t: t, to: to, streams: map[uint32]*stream{}, next: 1,
 		most: firstStreams, window: firstWindow, initial: firstWindow, frame: firstFrame,
 	}
 	c.leaving, c.leave = context.WithCancel(context.Background())
 	c.moved = sync.NewCond(&c.mu)
 	c.hpack = hpack.NewEncoder(&c.block)
-	c.framer = http2.NewFramer(tc, bufio.NewReaderSize(c, 4<<10))
+	c.framer = http2.NewFramer(nc, bufio.NewReaderSize(c, 4<<10))
 	c.framer.ReadMetaHeaders = hpack.NewDecoder(firstTable, nil)
 	c.framer.MaxHeaderListSize = maxHead
 	c.framer.SetMaxReadFrameSize(firstFrame)

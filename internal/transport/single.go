@@ -86,7 +86,7 @@ func (s *single) RoundTrip(req *http.Request) (*http.Response, error) {
 	answer.Request, answer.Body = req, b
 	resp.Header = nil
 	if b.r == http.NoBody {
-		b.over(nil)
+		b.over(io.EOF)
 	}
 	return &answer, nil
 }
@@ -174,14 +174,14 @@ func (b *singleBody) Read(p []byte) (int, error) {
 
 // over ends the body with what its reader returned.
 func (b *singleBody) over(err error) {
-	if b.err = err; err != nil && err != io.EOF && b.ctx.Err() != nil {
+	if b.err = err; err != io.EOF && b.ctx.Err() != nil {
 		b.err = context.Cause(b.ctx)
 	}
 	if b.ended.Swap(true) {
 		return
 	}
 	alive := b.stop == nil || b.stop()
-	if clean := err == nil || err == io.EOF; alive && clean && b.again && b.s.r.Buffered() == 0 {
+	if alive && err == io.EOF && b.again && b.s.r.Buffered() == 0 {
 		b.s.t.keep(b.s)
 		return
 	}

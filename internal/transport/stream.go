@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,7 +74,7 @@ func (c *conn) RoundTrip(req *http.Request) (*http.Response, error) {
 			late := !s.headed
 			s.mu.Unlock()
 			if late {
-				s.abort(fmt.Errorf("the head of the answer has not come within %v", limit), http2.ErrCodeCancel)
+				s.abort(fmt.Errorf("the head of the answer has not come within %v: %w", limit, os.ErrDeadlineExceeded), http2.ErrCodeCancel)
 			}
 		}).Stop()
 	}
