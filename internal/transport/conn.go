@@ -185,7 +185,7 @@ func (c *conn) check() {
 	read, at := c.read.Load(), now()
 	ping := false
 	switch {
-	case c.pinged == 0 || read > c.pinged:
+	case c.pinged == 0 || read >= c.pinged:
 		c.pinged = 0
 		if wait := c.t.pingAfter - time.Duration(at-read); wait > 0 {
 			c.pulse.Reset(wait)

@@ -222,6 +222,7 @@ func TestAfterGoAwayRequestsTakeANewConnection(t *testing.T) {
 type frameServer struct {
 	server *httptest.Server
 	conns  chan *frameConn
+	asked  func(fr *http2.Framer, id uint32) bool // whether to answer; nil answers all
 }
 
 type frameConn struct {
@@ -253,7 +254,9 @@ func (s *frameServer) serve(_ *http.Server, c *tls.Conn, _ http.Handler) {
 			return
 		}
 		if h, ok := frame.(*http2.HeadersFrame); ok {
-			f.stream = h.StreamID
+			if f.stream = h.StreamID; s.asked != nil && !s.asked(f.fr, h.StreamID) {
+				continue
+			}
 			// :status 200 of the static table (RFC 7541, appendix A).
 			f.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: h.StreamID, BlockFragment: []byte{0x88}, EndHeaders: true})
 			s.conns <- f

@@ -99,12 +99,14 @@ func (s *single) exchange(req *http.Request, b *singleBody) (*http.Response, err
 	if err := req.Write(&w); err != nil && w.err == nil { // it closes the request's body
 		return nil, err // the body's own
 	}
+	var err error
 	if limit := s.t.options.HeaderTimeout; limit > 0 {
-		if err := s.SetReadDeadline(time.Now().Add(limit)); err != nil {
-			return nil, err
-		}
+		err = s.SetReadDeadline(time.Now().Add(limit))
 	}
-	if _, err := s.r.Peek(1); err != nil {
+	if err == nil {
+		_, err = s.r.Peek(1)
+	}
+	if err != nil {
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			err = fmt.Errorf("the head of the answer has not come within %v: %w", s.t.options.HeaderTimeout, err)
