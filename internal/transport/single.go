@@ -99,14 +99,10 @@ func (s *single) exchange(req *http.Request, b *singleBody) (*http.Response, err
 	if err := req.Write(&w); err != nil && w.err == nil { // it closes the request's body
 		return nil, err // the body's own
 	}
-	var err error
 	if limit := s.t.options.HeaderTimeout; limit > 0 {
-		err = s.SetReadDeadline(time.Now().Add(limit))
+		_ = s.SetReadDeadline(time.Now().Add(limit)) // why it could not shows when reading
 	}
-	if err == nil {
-		_, err = s.r.Peek(1)
-	}
-	if err != nil {
+	if _, err := s.r.Peek(1); err != nil {
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			err = fmt.Errorf("the head of the answer has not come within %v: %w", s.t.options.HeaderTimeout, err)
@@ -130,7 +126,8 @@ func (s *single) exchange(req *http.Request, b *singleBody) (*http.Response, err
 			continue
 		}
 		s.head = -1
-		return resp, s.SetReadDeadline(time.Time{})
+		_ = s.SetReadDeadline(time.Time{})
+		return resp, nil
 	}
 	return nil, fmt.Errorf("the site sent more than %d interim answers", maxInterim)
 }

@@ -216,7 +216,7 @@ func TestAnAnswerIsTakenAsItIsRead(t *testing.T) {
 		if rest, err := io.ReadAll(resp.Body); err != nil || len(rest) > 0 {
 			t.Errorf("at the end: %q, %v", rest, err)
 		}
-		if len(c.streams) != 0 {
+		if synctest.Wait(); c.stream(1) != nil {
 			t.Error("the stream is still there")
 		}
 	})
@@ -397,20 +397,22 @@ func TestPingsAreAnswered(t *testing.T) {
 func TestAnUnusedConnectionIsClosed(t *testing.T) {
 	withPeer(t, func(t *testing.T, c *conn, p *peer) {
 		got := start(t.Context(), c, "GET", nil)
-		go func() {
-			for f := range p.frames {
-				if f, ok := f.(*http2.PingFrame); ok {
-					p.WritePing(true, f.Data)
-				}
+		for range 2 * idleTimeout / pingAfter {
+			time.Sleep(pingAfter)
+			if f := next[*http2.PingFrame](p); f != nil {
+				p.WritePing(true, f.Data)
 			}
-		}()
-		time.Sleep(2 * idleTimeout)
+		}
 		if !c.free() {
 			t.Fatal("a connection in use was closed")
 		}
 		p.head(1, true, ":status", "204")
 		<-got
-		time.Sleep(idleTimeout - time.Second)
+		time.Sleep(pingAfter)
+		if f := next[*http2.PingFrame](p); f != nil {
+			p.WritePing(true, f.Data)
+		}
+		time.Sleep(idleTimeout - pingAfter - time.Second)
 		if !c.free() {
 			t.Fatal("it was closed too early")
 		}
