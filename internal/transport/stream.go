@@ -31,7 +31,8 @@ type stream struct {
 	headed bool           // the answer's head has come
 	early  int            // interim answers
 	left   int64          // what Content-Length promises; -1 where it does not
-	chunk  *chunk         // what is not read yet; nil for nothing
+	first  *chunk         // what is not read yet; nil for nothing
+	last   *chunk         // where more goes
 	room   int            // what the site may still send
 	read   int            // what was read since the site was told
 	err    error          // io.EOF at the good end, after what is not read yet
@@ -40,14 +41,57 @@ type stream struct {
 
 // chunk is a piece of an answer that waits to be read. Idle streams have none.
 type chunk struct {
-	b    []byte
-	from int
+	b    []byte // its capacity is one of two
+	from int    // what is before has been read
+	next *chunk
 }
 
-var chunks = sync.Pool{New: func() any { return new(chunk) }}
+const smallChunk, largeChunk = 1 << 10, 16 << 10
 
-// maxSpare is the largest chunk that is kept for others.
-const maxSpare = 64 << 10
+var (
+	smallChunks = sync.Pool{New: func() any { return &chunk{b: make([]byte, 0, smallChunk)} }}
+	largeChunks = sync.Pool{New: func() any { return &chunk{b: make([]byte, 0, largeChunk)} }}
+)
+
+func (c *chunk) free() {
+	c.b, c.from, c.next = c.b[:0], 0, nil
+	if cap(c.b) == smallChunk {
+		smallChunks.Put(c)
+	} else {
+		largeChunks.Put(c)
+	}
+}
+
+// put adds to what waits to be read. It runs under s.mu.
+func (s *stream) put(b []byte) {
+	for len(b) > 0 {
+		if s.last == nil || len(s.last.b) == cap(s.last.b) {
+			pool := &smallChunks
+			if len(b) > smallChunk {
+				pool = &largeChunks
+			}
+			c := pool.Get().(*chunk)
+			if s.last == nil {
+				s.first = c
+			} else {
+				s.last.next = c
+			}
+			s.last = c
+		}
+		n := min(len(b), cap(s.last.b)-len(s.last.b))
+		s.last.b = append(s.last.b, b[:n]...)
+		b = b[n:]
+	}
+}
+
+// drop frees the first chunk. It runs under s.mu.
+func (s *stream) drop() {
+	c := s.first
+	if s.first = c.next; s.first == nil {
+		s.last = nil
+	}
+	c.free()
+}
 
 // RoundTrip implements http.RoundTripper. The end of the request's context
 // ends the stream, also after the head of the answer has come.
@@ -306,10 +350,7 @@ func (s *stream) data(f *http2.DataFrame) error {
 		s.room -= int(f.Length)
 		s.read += int(f.Length) - len(b) // padding
 		if len(b) > 0 {
-			if s.chunk == nil {
-				s.chunk = chunks.Get().(*chunk)
-			}
-			s.chunk.b = append(s.chunk.b, b...)
+			s.put(b)
 			s.moved.Broadcast()
 		}
 	}
@@ -380,20 +421,24 @@ func (s *stream) abort(err error, code http2.ErrCode) {
 // Read implements io.Reader.
 func (s *stream) Read(p []byte) (int, error) {
 	s.mu.Lock()
-	for s.chunk == nil && s.err == nil {
+	for s.first == nil && s.err == nil {
 		s.moved.Wait()
 	}
-	if s.chunk == nil {
+	if s.first == nil {
 		defer s.mu.Unlock()
 		if s.err == io.EOF {
 			return 0, io.EOF
 		}
 		return 0, s.c.told(s.err)
 	}
-	ch := s.chunk
-	n := copy(p, ch.b[ch.from:])
-	if ch.from += n; ch.from == len(ch.b) {
-		s.drop()
+	n := 0
+	for s.first != nil && n < len(p) {
+		c := s.first
+		took := copy(p[n:], c.b[c.from:])
+		n += took
+		if c.from += took; c.from == len(c.b) {
+			s.drop()
+		}
 	}
 	s.read += n
 	more := 0
@@ -408,20 +453,13 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// drop gives the chunk back. It runs under s.mu.
-func (s *stream) drop() {
-	if ch := s.chunk; ch != nil && cap(ch.b) <= maxSpare {
-		ch.b, ch.from = ch.b[:0], 0
-		chunks.Put(ch)
-	}
-	s.chunk = nil
-}
-
 // Close implements io.Closer. It may be called while Read blocks.
 func (s *stream) Close() error {
 	s.abort(http.ErrBodyReadAfterClose, http2.ErrCodeCancel)
 	s.mu.Lock()
-	s.drop()
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	for s.first != nil {
+		s.drop()
+	}
 	return nil
 }
