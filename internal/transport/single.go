@@ -180,7 +180,7 @@ func (b *singleBody) over(err error) {
 		return
 	}
 	alive := b.stop == nil || b.stop()
-	if alive && err == io.EOF && b.again && b.s.r.Buffered() == 0 {
+	if alive && err == io.EOF && b.again {
 		b.s.t.keep(b.s)
 		return
 	}
@@ -199,8 +199,8 @@ func (b *singleBody) Close() error {
 	return b.s.Close()
 }
 
-// rest waits until somebody wants the connection, the site closes it, or it
-// has not been wanted for idleTimeout.
+// rest waits until somebody wants the connection, the site closes it or says
+// what nobody has asked for, or it has not been wanted for idleTimeout.
 func (s *single) rest() {
 	_, err := s.r.Peek(1)
 	s.t.tired(s)
@@ -214,5 +214,5 @@ func (s *single) wake() bool {
 		return false
 	}
 	err := <-s.rested
-	return errors.Is(err, os.ErrDeadlineExceeded) && s.r.Buffered() == 0 && s.SetReadDeadline(time.Time{}) == nil
+	return errors.Is(err, os.ErrDeadlineExceeded) && s.SetReadDeadline(time.Time{}) == nil
 }

@@ -123,10 +123,15 @@ func TestAConnectionServesOneRequestAfterTheOther(t *testing.T) {
 }
 
 func TestConnectionsThatCannotBeUsedAgain(t *testing.T) {
-	for name, first := range map[string]string{
-		"closed by the site":  "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok",
-		"HTTP/1.0":            "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
-		"more than was asked": ok + "HTTP/1.1 408 Request Timeout\r\n\r\n",
+	for name, c := range map[string]struct {
+		first string
+		open  bool // the site leaves it to us to close it
+	}{
+		"closed by the site":    {"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok", false},
+		"closed without a word": {ok, false},
+		"to be closed by us":    {"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", true},
+		"HTTP/1.0":              {"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", true},
+		"more than was asked":   {ok + "HTTP/1.1 408 Request Timeout\r\n\r\n", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			scripted(t, func(t *testing.T, s *script, tr *Transport) {
@@ -136,9 +141,12 @@ func TestConnectionsThatCannotBeUsedAgain(t *testing.T) {
 				if s.conns != 2 {
 					t.Errorf("%d connections, want 2", s.conns)
 				}
-			}, func(c net.Conn, r *bufio.Reader) {
+			}, func(conn net.Conn, r *bufio.Reader) {
 				said(r)
-				io.WriteString(c, first)
+				io.WriteString(conn, c.first)
+				if c.open {
+					r.Peek(1)
+				}
 			}, says(ok))
 		})
 	}
