@@ -141,14 +141,23 @@ func locate(text []byte, pointer []string) (v gjson.Result, at int64, ok bool) {
 	return v, at, true
 }
 
+// maxDigits is how long a number may be that a schema is applied to, and how
+// far its exponent may shift it: the library writes it out in full.
+const maxDigits = 400
+
 // validate tells what the schema does not allow in the value.
-func (s *schema) validate(v gjson.Result) (err error) {
-	defer func() {
-		if r := recover(); r != nil { // it computes with foreign numbers
-			err = fmt.Errorf("the schema cannot be applied: %v", r)
+func (s *schema) validate(v gjson.Result) error {
+	long := ""
+	x := toAny(v, func(raw string) any {
+		if !short(raw) {
+			long = raw
 		}
-	}()
-	err = s.Validate(toAny(v, func(raw string) any { return json.Number(raw) }))
+		return json.Number(raw)
+	})
+	if long != "" {
+		return fmt.Errorf("the number %s is too long for a schema", excerpt(long))
+	}
+	err := s.Validate(x)
 	if e, ok := errors.AsType[*jsonschema.ValidationError](err); ok {
 		first, more := deepest(e)
 		text := "the schema does not allow it: " + describe(first)
@@ -158,6 +167,19 @@ func (s *schema) validate(v gjson.Result) (err error) {
 		return errors.New(text)
 	}
 	return err
+}
+
+// short tells whether a number keeps to maxDigits.
+func short(raw string) bool {
+	if len(raw) > maxDigits {
+		return false
+	}
+	at := strings.IndexAny(raw, "eE")
+	if at < 0 {
+		return true
+	}
+	n, err := strconv.Atoi(raw[at+1:])
+	return err == nil && n >= -maxDigits && n <= maxDigits
 }
 
 // deepest is the first of the causes that have no cause of their own, and how

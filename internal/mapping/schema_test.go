@@ -49,7 +49,12 @@ func TestColumnsOfASchema(t *testing.T) {
 			t.Errorf("%s\n got %s\nwant %s", data, got, want)
 		}
 	}
-	if got := datas(m, event("trade", `{"volume":1e999999999,"price":1,"symbol":"A"}`)); !strings.HasPrefix(got, "refused: ") {
+	for _, long := range []string{"1e401", "1E-401", "1e99999999999999999999", strings.Repeat("9", 401)} {
+		if got := datas(m, event("trade", `{"volume":1,"price":`+long+`,"symbol":"A"}`)); !strings.HasPrefix(got, "refused: the number ") || !strings.HasSuffix(got, " is too long for a schema") {
+			t.Errorf("%s: %s", long, got)
+		}
+	}
+	if got := datas(m, event("trade", `{"volume":1,"price":1.0e+400,"symbol":"A"}`)); !strings.Contains(got, "1.0e+400") {
 		t.Error(got)
 	}
 }
