@@ -67,11 +67,12 @@ type OAuth2 struct {
 func (o *OAuth2) check(s *section) {
 	checkLoginURL(s, "token_url", o.TokenURL)
 	checkLoginURL(s, "device_url", o.DeviceURL)
+	said := s.good("grant")
 	for grant, key := range map[string]string{"refresh_token": "refresh_token", "device_code": "device_url"} {
 		switch {
 		case o.Grant == grant && !s.has(key):
 			s.wrong("grant", "the grant "+grant+" needs "+key, "")
-		case s.good("grant") && o.Grant != grant && s.has(key):
+		case said && o.Grant != grant && s.has(key):
 			s.wrong(key, key+" belongs to the grant "+grant, "remove it, or change grant")
 		}
 	}
