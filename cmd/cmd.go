@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -191,12 +192,30 @@ func (a *app) checkCommand() *cobra.Command {
 			}
 			for _, f := range files {
 				fmt.Fprintf(a.stdout, "%s: target %s is in order: %d streams, %d sinks\n", f.Path, f.Name, len(f.Streams), len(f.Sinks))
+				a.tellColumns(f)
 			}
 			return nil
 		},
 	}
 	configFlag(c, &config)
 	return c
+}
+
+// tellColumns prints what columns the records of the streams have.
+func (a *app) tellColumns(f *targets.File) {
+	for i := range f.Streams {
+		var columns []string
+		for _, c := range f.Columns(&f.Streams[i]) {
+			text := c.Name + " " + string(c.Type)
+			if c.Required {
+				text += " required"
+			}
+			columns = append(columns, text)
+		}
+		if len(columns) > 0 {
+			fmt.Fprintf(a.stdout, "  %s: %s\n", f.Streams[i].Name, strings.Join(columns, ", "))
+		}
+	}
 }
 
 func configFlag(c *cobra.Command, config *string) {

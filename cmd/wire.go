@@ -111,6 +111,7 @@ func (w *wiring) stream(f *targets.File, st *targets.Stream, identities *framewo
 		Host:         host,
 		Identities:   identities,
 		Types:        st.Types,
+		Decoder:      f.Decoder(st),
 		StaleAfter:   staleAfter(time.Duration(st.StaleAfter), st.Done != "" || st.OnEnd == "stop"),
 		QuietAfter:   time.Duration(st.QuietAfter),
 		MinWait:      time.Duration(st.Reconnect.Min),
@@ -164,6 +165,7 @@ func (w *wiring) sink(f *targets.File, s *targets.Sink) framework.SinkConfig {
 			return s.Plan.New(targets.SinkPlace{Target: f.Name, Name: s.Name, Data: w.data, Log: w.log})
 		},
 		Wants:        func(stream string) bool { return strings.HasPrefix(stream, prefix) },
+		Where:        s.Wanted,
 		BatchRecords: s.Batch.Records,
 		BatchEvery:   time.Duration(s.Batch.Every),
 		Adopt:        slices.Contains(w.adopt, id),

@@ -40,6 +40,14 @@ type Columner interface {
 // also gets records with columns.
 var dataColumn = Column{Name: "data", Type: ColumnText}
 
+// UniteColumns are the columns that a sink has for the records of the streams
+// ("target/stream"), which these decoders make. Its error says which column
+// they do not agree about.
+func UniteColumns(streams []string, decoders map[string]Decoder) ([]Column, error) {
+	l, err := newLayout(streams, decoders)
+	return l.columns, err
+}
+
 // layout is how the records of several streams share the columns of a sink.
 type layout struct {
 	columns []Column

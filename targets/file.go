@@ -38,6 +38,10 @@ type File struct {
 	// The ways out that requests take. Without this section they leave
 	// directly.
 	Proxies *Proxies `yaml:"proxies"`
+	// What records are made of the events of streams that have no `records` of
+	// their own: an entry, or a list of entries. Without this key a record is
+	// the event as it came, or what the plugin makes of it.
+	Records *Records `yaml:"records"`
 	// How hard the site may be knocked at.
 	Limits Limits `yaml:"limits"`
 	// Where records are delivered. Each sink gets all of them.
@@ -136,6 +140,9 @@ type Stream struct {
 	// Where events are fetched that are known to be missing. Without this
 	// section they stay missing.
 	Backfill *Backfill `yaml:"backfill"`
+	// What records are made of the events: an entry, or a list of entries.
+	// Without this key: as `records` of the target says.
+	Records *Records `yaml:"records"`
 
 	body    string // of BodyFile
 	section *section
@@ -248,6 +255,7 @@ func (f *File) check(s *section) {
 	f.checkSinks(s)
 	f.checkPace(s)
 	f.callPlugin(s)
+	f.checkRecords(s)
 }
 
 // callPlugin has the plugin read its options and make the target.

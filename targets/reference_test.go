@@ -28,6 +28,8 @@ var chapters = []struct {
 	{"streams[].answers.STATUS", reflect.TypeFor[Answer]()},
 	{"streams[].reconnect", reflect.TypeFor[Reconnect]()},
 	{"streams[].backfill", reflect.TypeFor[Backfill]()},
+	{"records[], streams[].records[]", reflect.TypeFor[Entry]()},
+	{"records[].map.NAME", reflect.TypeFor[Column]()},
 	{"auth", reflect.TypeFor[Auth]()},
 	{"auth.stack[]", reflect.TypeFor[Credential]()},
 	{"auth.basic", reflect.TypeFor[Basic]()},
@@ -183,6 +185,10 @@ func nameOf(t reflect.Type) string {
 		return "text or section"
 	case reflect.TypeFor[Exit]():
 		return "secret or section"
+	case reflect.TypeFor[Records]():
+		return "section or list of sections"
+	case reflect.TypeFor[Columns]():
+		return "name → text or section"
 	case reflect.TypeFor[Sessions]():
 		return "whole number or list of text"
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/holdline/scrape/auth"
+	"github.com/holdline/scrape/framework"
 )
 
 // Sink is where records are delivered: an entry with exactly one kind of sink
@@ -19,6 +20,12 @@ type Sink struct {
 	// which the destination keeps its position, so a renamed sink begins
 	// anew. Without this key: the kind, or the name in `use`.
 	Name string `yaml:"name"`
+	// Gives the sink only the records where this expression is true. Names are
+	// the columns of the records, or fields of their JSON where they have no
+	// columns; record.type, record.time, record.id, record.stream and
+	// record.data (the text of the record) are the record's own. A record that
+	// it fails for becomes a dead letter of this sink.
+	Where string `yaml:"where"`
 	// How records are gathered.
 	Batch Batch `yaml:"batch"`
 
@@ -26,8 +33,10 @@ type Sink struct {
 	Kind string `yaml:"-"`
 	// Plan is what the kind understood.
 	Plan SinkPlan `yaml:"-"`
+	// Wanted is what Where says; nil wants all records.
+	Wanted func(*framework.Record) (bool, error) `yaml:"-"`
 
-	at ast.Node
+	at, where ast.Node
 }
 
 // Batch says when the records gathered are delivered: as soon as one of the
@@ -119,6 +128,9 @@ func (s *Sink) decode(d *decoder, n ast.Node, path string, named bool) {
 		if i := slices.IndexFunc(fields, func(f field) bool { return f.name == e.name }); i >= 0 {
 			if e.name != "use" {
 				sec.decodeField(e, reflect.ValueOf(s).Elem(), fields[i])
+			}
+			if sec.good("where") {
+				s.where = sec.keys["where"].value
 			}
 			continue
 		}

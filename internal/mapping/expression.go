@@ -160,7 +160,8 @@ type resolver struct {
 	roots
 	paths   map[string]path
 	lets    map[string]bool
-	problem *Problem
+	problem *Problem // the first one
+	of      string   // the path that has it
 }
 
 // Visit is called for the parts of an expression before the whole.
@@ -201,6 +202,9 @@ func (r *resolver) Visit(n *ast.Node) {
 		if len(p.steps) > 0 {
 			name = p.steps[len(p.steps)-1].key
 		}
+		if r.of == p.String() { // as a name it is wrong, too
+			r.problem = nil
+		}
 		problem := &Problem{Message: fmt.Sprintf("there is no function %q", name), Name: name, What: "functions", Valid: functions()}
 		if slices.Contains(impure, name) {
 			problem = &Problem{Message: fmt.Sprintf("the function %q is not there, since its result is not always the same", name)}
@@ -223,12 +227,9 @@ func (r *resolver) path(n ast.Node) (path, bool) {
 
 // put replaces the node by the path.
 func (r *resolver) put(n *ast.Node, p path, problem *Problem) {
-	if problem != nil {
-		if at := (*n).Location(); r.problem == nil {
-			problem.Message += " at character " + strconv.Itoa(at.From+1)
-			r.problem = problem
-		}
-		return
+	if problem != nil && r.problem == nil {
+		problem.Message += " at character " + strconv.Itoa((*n).Location().From+1)
+		r.problem, r.of = problem, p.String()
 	}
 	r.paths[p.String()] = p
 	ast.Patch(n, &ast.IdentifierNode{Value: p.String()})

@@ -78,7 +78,7 @@ type Spec struct {
 // Column is a part of the record.
 type Column struct {
 	Name string
-	// Value is an expression.
+	// Value is an expression; empty is the field with the column's name.
 	Value string
 	// Type is what the values are. Empty takes the schema's, or what the
 	// expression is known to result in; otherwise it is text in a table and
@@ -137,7 +137,7 @@ func New(rules []*Rule) (*Mapping, error) {
 				c.Required = c.Required && n == 0
 				m.columns = append(m.columns, c)
 			case m.columns[at].Type != c.Type:
-				return nil, fmt.Errorf("the column %q is %s here and %s in an entry above: give them one type, or two names", c.Name, c.Type, m.columns[at].Type)
+				return nil, fmt.Errorf("the column %q is %s in one entry and %s in another: give them one type, or two names", c.Name, m.columns[at].Type, c.Type)
 			}
 			places = append(places, at)
 		}

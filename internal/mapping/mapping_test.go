@@ -362,7 +362,7 @@ func TestRulesByType(t *testing.T) {
 	}
 	first, _ := NewRule(Spec{Types: []string{"a"}, Columns: []Column{{Name: "x", Value: "x", Type: "number"}}})
 	second, _ := NewRule(Spec{Columns: columns("x", "y")})
-	if _, err := New([]*Rule{first, second}); err == nil || err.Error() != `the column "x" is text here and number in an entry above: give them one type, or two names` {
+	if _, err := New([]*Rule{first, second}); err == nil || err.Error() != `the column "x" is number in one entry and text in another: give them one type, or two names` {
 		t.Error(err)
 	}
 }
@@ -394,12 +394,12 @@ func TestProblems(t *testing.T) {
 		{Spec{Columns: columns("e", "event")}, `map.e: event is no value; write a part of it, such as event.id or event.type or event.time or event.stream or event.data`},
 		{Spec{Columns: columns("e", "event.tim")}, `map.e: event has no "tim" at character 7; it has: id, type, time, stream, data`},
 		{Spec{Columns: columns("a", "b.c()")}, `map.a: there is no function "c" at character 3`},
-		{Spec{Columns: columns("a", "")}, `map.a: the column has no value; write the field that it is, such as price`},
 		{Spec{Columns: columns("a\n", "a")}, `map.a` + "\n" + `: "a\n" cannot be the name of a column; use up to 63 printable bytes`},
 		{Spec{Columns: columns("Price", "a", "price", "b")}, `map.price: another column has the name "price"; to a database small and capital letters are the same: give each a name of its own`},
 		{Spec{Each: "a + b"}, `each: this is not the path of a list in the event; write one such as data.trades, or this where the event is the list`},
 		{Spec{Format: FormatText, Each: "a"}, `each: there is no list in text; write format: json, or remove each`},
 		{Spec{Format: FormatText, Columns: columns("a", "b")}, "map.a: text has no field \"b\" at character 1; the text is `this`"},
+		{Spec{Format: FormatText, Columns: columns("a", "uper(this)")}, `map.a: there is no function "uper" at character 1`},
 		{Spec{Format: FormatBase64, Schema: "x"}, `schema: a schema describes JSON, and the format is base64; write format: json, or remove the schema`},
 	} {
 		_, problems := NewRule(c.spec)

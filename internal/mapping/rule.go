@@ -207,11 +207,11 @@ func (c *compiler) column(col Column, before []string) {
 		c.problem(key, problem)
 		return
 	}
+	if col.Value == "" {
+		col.Value = path{"this", []step{{col.Name, -1}}}.String()
+	}
 	b := c.bind(key, col.Value)
 	if b == nil {
-		if col.Value == "" {
-			c.problem(key, &Problem{Message: "the column has no value", Remedy: "write the field that it is, such as price"})
-		}
 		return
 	}
 	out := column{Column: framework.Column{Name: col.Name, Type: col.Type, Required: col.Required}, bound: b}
@@ -292,10 +292,10 @@ func (r *ruleRoots) name(name string) (path, *Problem) {
 	if name == "this" || name == "event" {
 		return path{name, nil}, nil
 	}
-	if r.packed {
-		return path{}, &Problem{Message: fmt.Sprintf("text has no field %q", name), Remedy: "the text is `this`"}
-	}
 	to := path{"this", []step{{name, -1}}}
+	if r.packed {
+		return to, &Problem{Message: fmt.Sprintf("text has no field %q", name), Remedy: "the text is `this`"}
+	}
 	return to, r.schema.lacks(to.steps)
 }
 

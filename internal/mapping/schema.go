@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,19 +35,18 @@ const maxSchema = 8 << 20
 
 // schemaFiles loads the files of a schema, and nothing from the network.
 type schemaFiles struct {
+	main  string            // the path that was given
 	texts map[string][]byte // by URL
-	paths map[string]string
-	last  string // the URL that was loaded last
+	paths map[string]string // for messages, by URL
 }
 
 // Load implements [jsonschema.URLLoader].
 func (f *schemaFiles) Load(address string) (any, error) {
-	f.last = address
 	path, err := jsonschema.FileLoader{}.ToFile(address)
 	if err != nil {
 		return nil, errors.New("it is not a file, and nothing is fetched from the network: save it beside the schema, and refer to the file")
 	}
-	f.paths[address] = path
+	f.paths[address] = f.beside(path)
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -63,9 +63,19 @@ func (f *schemaFiles) Load(address string) (any, error) {
 	return jsonschema.UnmarshalJSON(bytes.NewReader(text))
 }
 
+// beside is the path as seen from where the schema's own is.
+func (f *schemaFiles) beside(path string) string {
+	if whole, err := filepath.Abs(f.main); err == nil {
+		if relative, err := filepath.Rel(filepath.Dir(whole), path); err == nil {
+			return filepath.Join(filepath.Dir(f.main), relative)
+		}
+	}
+	return path
+}
+
 // loadSchema compiles the schema in a file.
 func loadSchema(path string) (*schema, *Problem) {
-	s := &schema{files: &schemaFiles{texts: map[string][]byte{}, paths: map[string]string{}}}
+	s := &schema{files: &schemaFiles{main: path, texts: map[string][]byte{}, paths: map[string]string{}}}
 	c := jsonschema.NewCompiler()
 	c.UseLoader(s.files)
 	var err error
@@ -298,7 +308,7 @@ func (s *schema) columns() []Column {
 	for _, name := range names {
 		typ, null := s.typeOf(top.Properties[name])
 		columns = append(columns, Column{
-			Name: name, Type: typ, Value: path{"this", []step{{name, -1}}}.String(),
+			Name: name, Type: typ,
 			Required: !null && slices.Contains(top.Required, name),
 		})
 	}

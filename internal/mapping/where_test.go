@@ -67,6 +67,7 @@ func TestWhereOfSink(t *testing.T) {
 		`record != nil`:   `record is no value; write a part of it`,
 		`this != nil`:     `a record with columns is no value; name its columns`,
 		`n + 1 > `:        `the expression does not compile: it ends too soon at character 8`,
+		`uper(symbol)`:    `there is no function "uper" at character 1; functions: abs, `,
 		`len(symbol)`:     `the expression results in int; write one that is true or false`,
 	} {
 		_, problem := NewWhere(source, streams)
