@@ -39,7 +39,7 @@ func (d *deliverer) decode(name string, ev *StoredEvent, at Position) {
 		return // it has got it the first time
 	}
 	before := len(d.batch.Records)
-	err := d.records(name, ev, at)
+	made, err := d.records(name, ev, at)
 	if d.Refused {
 		d.undo(before)
 		if err != nil || ev.Again != nil {
@@ -50,6 +50,7 @@ func (d *deliverer) decode(name string, ev *StoredEvent, at Position) {
 			}
 			d.add(rec, ev)
 		}
+		made = len(d.batch.Records) - before
 	} else if err != nil {
 		d.undo(before)
 		d.bury(name, ev, Key{Position: at}, err)
@@ -58,9 +59,8 @@ func (d *deliverer) decode(name string, ev *StoredEvent, at Position) {
 	for i := range d.batch.Records[before:] {
 		d.size += len(d.batch.Records[before+i].Data)
 	}
-	made := uint64(len(d.batch.Records) - before)
-	d.counts[name] += made
-	d.counter(d.made, name).Add(made)
+	d.counts[name] += uint64(made)
+	d.counter(d.made, name).Add(uint64(made))
 }
 
 func (d *deliverer) add(rec Record, ev *StoredEvent) {
@@ -74,9 +74,9 @@ func (d *deliverer) undo(n int) {
 }
 
 // records appends the event's records to the batch, as far as they go before
-// an error.
-func (d *deliverer) records(name string, ev *StoredEvent, at Position) error {
-	made := 0
+// an error. It returns how many there are, with those that the sink does not
+// want: they count as delivered to it.
+func (d *deliverer) records(name string, ev *StoredEvent, at Position) (made int, err error) {
 	var failed []error
 	emit := func(rec Record) {
 		made++
@@ -106,9 +106,9 @@ func (d *deliverer) records(name string, ev *StoredEvent, at Position) error {
 	if dec == nil {
 		emit(Record{Data: ev.Data})
 	} else if err := dec.Decode(name, ev.event(), emit); err != nil {
-		return err
+		return made, err
 	}
-	return errors.Join(failed...)
+	return made, errors.Join(failed...)
 }
 
 // bury makes an event a dead letter, which is kept before the batch is
