@@ -35,6 +35,7 @@ func (r *Rule) decode(stream string, ev *framework.Event, width int, places []in
 	run.width, run.places, run.emit = width, places, emit
 	defer run.done()
 	payload := string(data)
+	run.long = len(payload) > longPayload
 	if r.format == FormatText || r.format == FormatBase64 {
 		if err := checkText(payload); err != nil {
 			return err
@@ -59,12 +60,16 @@ type run struct {
 	width  int
 	places []int
 	emit   func(framework.Record)
+	long   bool // the payload is: what is kept of it is copied
 
 	vm     vm.VM
 	env    map[string]any // what programs see
 	values []gjson.Result // by slot
 	json   []byte         // of a record
 }
+
+// longPayload is how much a record may hold in memory beside its own bytes.
+const longPayload = 4 << 10
 
 // done lets go of the event.
 func (r *run) done() {
@@ -204,6 +209,9 @@ func (r *run) one(v gjson.Result, data []byte) error {
 			return wrongAt("time", r.at, err)
 		}
 	}
+	if r.long {
+		rec.Type = strings.Clone(rec.Type)
+	}
 	rec.Data = data
 	if len(r.columns) > 0 {
 		return r.fill(rec)
@@ -233,12 +241,26 @@ func (r *run) fill(rec framework.Record) error {
 		if x, to, err = convert(to, &v, c.Type, c.plain, r.unit); err != nil {
 			return wrongAt(fmt.Sprintf("the column %q", c.Name), c.bound, err)
 		}
+		if r.long {
+			x = apart(x)
+		}
 		rec.Values[r.places[i]] = x
 	}
 	r.json = append(to, '}')
 	rec.Data = bytes.Clone(r.json)
 	r.emit(rec)
 	return nil
+}
+
+// apart is the value without the payload that it stands in.
+func apart(x any) any {
+	switch v := x.(type) {
+	case string:
+		return strings.Clone(v)
+	case json.Number:
+		return json.Number(strings.Clone(string(v)))
+	}
+	return x
 }
 
 // bare is a record without columns of its own, beside others that have some.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -439,4 +440,26 @@ func writeFile(t testing.TB, name, text string) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// TestRecordsOfLongEventsAreShort keeps records of long events: what they hold
+// is theirs alone, since a batch counts their own bytes only.
+func TestRecordsOfLongEventsAreShort(t *testing.T) {
+	m := mapping(t, Spec{Type: "kind", Columns: []Column{{Name: "name"}, {Name: "price", Type: "number"}}})
+	long := strings.Repeat("x", 1<<20)
+	var kept []framework.Record
+	for range 64 {
+		records, err := decode(m, event("x", `{"long":"`+long+`","kind":"buy","name":"ACME","price":1.10}`))
+		if err != nil || len(records) != 1 {
+			t.Fatal(records, err)
+		}
+		kept = append(kept, records...)
+	}
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	if stats.HeapAlloc > 32<<20 {
+		t.Errorf("%d records hold %d MiB", len(kept), stats.HeapAlloc>>20)
+	}
+	runtime.KeepAlive(kept)
 }
