@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,6 +33,7 @@ func (a *app) tailCommand() *cobra.Command {
 		once      bool
 		wire      string
 		resume    framework.ResumeBy
+		records   string
 	)
 	c := &cobra.Command{
 		Use:   "tail URL",
@@ -41,7 +43,9 @@ func (a *app) tailCommand() *cobra.Command {
 be resumed from: the last event id in force, or what --resume-from names. It
 reads Server-Sent Events and JSON lines, compressed or not, needs no file and
 keeps none, reconnects and resumes, and ends when the server answers 204 or a
-limit is reached.`,
+limit is reached. With --records it prints what a target file makes of the
+events, data then being JSON where the record is, and says on stderr what it
+refuses.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			request.URL = args[0]
@@ -104,6 +108,11 @@ limit is reached.`,
 				From:       framework.Cursor(lastID),
 				Log:        log,
 			}
+			if records != "" {
+				if err := a.decodeAs(s, records); err != nil {
+					return fail(ExitUsage, err)
+				}
+			}
 			ctx, cancel := context.WithCancel(c.Context())
 			defer cancel()
 			stop := context.AfterFunc(a.drain, cancel)
@@ -128,6 +137,7 @@ limit is reached.`,
 	f.Uint64Var(&maxEvents, "max-events", 0, "end after so many events")
 	f.DurationVar(&duration, "for", 0, "end after so long")
 	f.BoolVar(&raw, "raw", false, "print only the data of the events, one a line as it is")
+	f.StringVar(&records, "records", "", "print the records that FILE makes of the events; FILE#STREAM where it has several streams")
 	f.StringVar(&done, "done", "", `data of the event that ends the stream, such as "[DONE]"`)
 	f.BoolVar(&once, "once", false, "end when the server ends the answer, instead of reconnecting")
 	return c
@@ -137,8 +147,34 @@ limit is reached.`,
 type tailed struct {
 	ID    string `json:"id"`
 	Event string `json:"event"`
-	Data  string `json:"data"`
+	Data  any    `json:"data"` // text, or the JSON of a record
 	Time  string `json:"time"`
+}
+
+// decodeAs has the stream's events decoded as the file says, FILE#STREAM.
+func (a *app) decodeAs(s *framework.Stream, records string) error {
+	path, name, chosen := strings.Cut(records, "#")
+	files, _, err := a.load([]string{path}, "")
+	if err != nil {
+		return err
+	}
+	f := files[0]
+	var names []string
+	for i := range f.Streams {
+		st := &f.Streams[i]
+		names = append(names, st.Name)
+		if chosen && st.Name == name || !chosen && len(f.Streams) == 1 {
+			s.Name, s.Decoder = f.Name+"/"+st.Name, f.Decoder(st)
+			if s.Decoder == nil {
+				return fmt.Errorf("--records: the stream %s has no records in %s: its events are delivered as they are", st.Name, path)
+			}
+			return nil
+		}
+	}
+	if chosen {
+		return fmt.Errorf("--records: %s has no stream %q; its streams are %s", path, name, strings.Join(names, ", "))
+	}
+	return fmt.Errorf("--records: %s has several streams: write one of %s#%s", path, path, strings.Join(names, ", "+path+"#"))
 }
 
 func (a *app) tail(ctx context.Context, s *framework.Stream, raw bool, most uint64) error {
@@ -151,11 +187,26 @@ func (a *app) tail(ctx context.Context, s *framework.Stream, raw bool, most uint
 			return fail(ExitStream, err)
 		}
 		line.Reset()
-		if raw {
-			line.Write(ev.Data)
-			line.WriteByte('\n')
-		} else if err := enc.Encode(tailed{string(ev.Cursor), ev.Type, string(ev.Data), ev.Time.UTC().Format(time.RFC3339Nano)}); err != nil {
-			return fail(ExitError, err)
+		print := func(rec framework.Record) {
+			if raw {
+				line.Write(rec.Data)
+				line.WriteByte('\n')
+				return
+			}
+			out := tailed{string(ev.Cursor), cmp.Or(rec.Type, ev.Type), string(rec.Data), ev.Time.UTC().Format(time.RFC3339Nano)}
+			if s.Decoder != nil && json.Valid(rec.Data) {
+				out.Data = json.RawMessage(rec.Data)
+			}
+			if !rec.Time.IsZero() {
+				out.Time = rec.Time.UTC().Format(time.RFC3339Nano)
+			}
+			_ = enc.Encode(out) // into memory, and Data is valid
+		}
+		if s.Decoder == nil {
+			print(framework.Record{Data: ev.Data})
+		} else if err := s.Decoder.Decode(s.Name, ev, print); err != nil {
+			line.Reset()
+			s.Log.Warn("the event is refused", "id", string(ev.ID), "type", ev.Type, "reason", err)
 		}
 		// One write an event, so that a reader sees each at once.
 		if _, err := a.stdout.Write(line.Bytes()); err != nil {

@@ -41,6 +41,9 @@ func (r *Rule) decode(stream string, ev *framework.Event, width int, places []in
 			return err
 		}
 		run.event(stream, ev, gjson.Result{})
+		if data == nil {
+			data = []byte{} // which is not the value's JSON
+		}
 		return run.one(text(payload), data)
 	}
 	if r.format == FormatNDJSON {
@@ -92,7 +95,7 @@ func (r *run) lines(stream string, ev *framework.Event, payload string) error {
 		v, err := parseJSON(line)
 		if err == nil {
 			r.event(stream, ev, v)
-			err = r.entries(v, []byte(v.Raw))
+			err = r.entries(v, nil)
 		}
 		if err != nil {
 			return fmt.Errorf("line %d: %w", n, err)
@@ -146,7 +149,7 @@ func (r *run) entries(v gjson.Result, data []byte) error {
 	n := 0
 	var err error
 	list.ForEach(func(_, entry gjson.Result) bool {
-		if err = r.one(entry, []byte(entry.Raw)); err != nil {
+		if err = r.one(entry, nil); err != nil {
 			err = fmt.Errorf("entry %d of %s: %w", n, r.list, err)
 		}
 		n++
@@ -155,7 +158,8 @@ func (r *run) entries(v gjson.Result, data []byte) error {
 	return err
 }
 
-// one makes a record of a value, which is data as it came.
+// one makes a record of a value, which is data as it came; nil is the value's
+// own JSON.
 func (r *run) one(v gjson.Result, data []byte) error {
 	for _, slot := range r.inner {
 		r.values[slot] = gjson.Result{}
@@ -212,9 +216,11 @@ func (r *run) one(v gjson.Result, data []byte) error {
 	if r.long {
 		rec.Type = strings.Clone(rec.Type)
 	}
-	rec.Data = data
 	if len(r.columns) > 0 {
 		return r.fill(rec)
+	}
+	if rec.Data = data; data == nil {
+		rec.Data = []byte(v.Raw)
 	}
 	r.emit(bare(rec, r.width, r.places))
 	return nil

@@ -82,6 +82,7 @@ func TestFormats(t *testing.T) {
 		{"NaN is no JSON", Spec{Format: FormatJSON}, `{"a":NaN}`, `refused: the payload is not JSON: invalid character 'N' looking for beginning of value`},
 		{"bytes are no JSON", Spec{Format: FormatJSON}, "\"\xff\"", `refused: the payload is not JSON: it is not text in UTF-8`},
 		{"text", Spec{Format: FormatText}, "grüße", "grüße"},
+		{"no text", Spec{Format: FormatText}, "", ""},
 		{"bytes are no text", Spec{Format: FormatText}, "\xff", "refused: the payload is not text in UTF-8"},
 		{"text has itself", Spec{Format: FormatText, Columns: columns("line", "this", "n", "len(this)")}, `a "b"`, `{"line":"a \"b\"","n":5}`},
 		{"base64", Spec{Format: FormatBase64}, "/wA=", "\xff\x00"},
@@ -98,7 +99,11 @@ func TestFormats(t *testing.T) {
 		{"broad, with brackets in text", Spec{Format: FormatJSON, Columns: columns("n", "len(this)")}, "[" + strings.Repeat(`[],"\"[[",`, 1500) + "1]", `{"n":3001}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := datas(mapping(t, c.spec), event("message", c.data)); got != c.want {
+			ev := event("message", c.data)
+			if c.data == "" {
+				ev.Data = nil
+			}
+			if got := datas(mapping(t, c.spec), ev); got != c.want {
 				t.Errorf("got\n%s\nwant\n%s", got, c.want)
 			}
 		})
