@@ -156,11 +156,12 @@ func TestExpressions(t *testing.T) {
 		`"constant <&>"`:                              `"constant <&>"`,
 		`{"a": symbol, "b": [n]}`:                     `{"a":"ACME","b":[3]}`,
 		`date("2024-05-06").Day() == 6 && count == 7`: `true`,
-		`n / 0`:              `refused: the column "v" (n / 0): the result is no number: it is infinite or undefined`,
-		`nothing * 2`:        `refused: the column "v" (nothing * 2): invalid operation: <nil> * int at character 9`,
-		`symbol > 1`:         `refused: the column "v" (symbol > 1): invalid operation: string > int at character 8`,
-		`meta.list[7]["a"]`:  `null`,
-		`fromBase64("/w==")`: `refused: the column "v" (fromBase64("/w==")): the result is no text in UTF-8`,
+		`n / 0`:                    `refused: the column "v" (n / 0): the result is no number: it is infinite or undefined`,
+		`nothing * 2`:              `refused: the column "v" (nothing * 2): invalid operation: <nil> * int at character 9`,
+		`symbol > 1`:               `refused: the column "v" (symbol > 1): invalid operation: string > int at character 8`,
+		`meta.list[7]["a"]`:        `null`,
+		`fromBase64("/w==")`:       `refused: the column "v" (fromBase64("/w==")): the result is no text in UTF-8`,
+		`this?.meta?.["odd name"]`: `{"x":1.0}`,
 	} {
 		got := datas(mapping(t, Spec{Columns: []Column{{Name: "v", Value: source}}}), event("trade", data))
 		if !strings.HasPrefix(want, "refused") {
@@ -198,6 +199,7 @@ func TestColumnTypes(t *testing.T) {
 		{"number", `-0`, json.Number("-0"), `-0`},
 		{"number", `"+1"`, `!"+1" is not a number`, ""},
 		{"number", `"NaN"`, `!"NaN" is not a number`, ""},
+		{"number", `" 1"`, `!" 1" is not a number`, ""},
 		{"number", `"1 "`, `!"1 " is not a number`, ""},
 		{"number", `""`, `!"" is not a number`, ""},
 		{"number", `"01"`, `!"01" is not a number`, ""},
@@ -365,6 +367,10 @@ func TestRulesByType(t *testing.T) {
 	both := mapping(t, Spec{Types: []string{"a"}, Columns: []Column{{Name: "x", Value: "x", Required: true}}}, Spec{Columns: []Column{{Name: "x", Value: "y", Required: true}}})
 	if !both.Columns("")[0].Required {
 		t.Error("a column that all rules require is not required")
+	}
+	later := mapping(t, Spec{Types: []string{"a"}, Columns: columns("x", "x")}, Spec{Columns: []Column{{Name: "y", Required: true}}})
+	if later.Columns("")[1].Required {
+		t.Error("a column that one rule lacks is required")
 	}
 	first, _ := NewRule(Spec{Types: []string{"a"}, Columns: []Column{{Name: "x", Value: "x", Type: "number"}}})
 	second, _ := NewRule(Spec{Columns: columns("x", "y")})

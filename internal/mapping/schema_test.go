@@ -60,7 +60,7 @@ func TestColumnsOfASchema(t *testing.T) {
 }
 
 func TestSchemaKnowsTypes(t *testing.T) {
-	m := mapping(t, Spec{Schema: writeFile(t, "trade.json", tradeSchema), Columns: columns("p", "price", "t", "this.at", "bid", "levels[0].bid", "n", "volume", "who", "event.id")})
+	m := mapping(t, Spec{Schema: writeFile(t, "trade.json", tradeSchema), Columns: columns("p", "price", "t", "this.at", "bid", "levels[0].bid", "n", "event.data.volume", "who", "event.id")})
 	want := []framework.Column{{Name: "p", Type: "number"}, {Name: "t", Type: "time"}, {Name: "bid", Type: "number"}, {Name: "n", Type: "integer"}, {Name: "who", Type: "text"}}
 	if got := m.Columns(""); !reflect.DeepEqual(got, want) {
 		t.Errorf("columns are\n%v", got)

@@ -93,6 +93,15 @@ func TestWhereWithoutColumns(t *testing.T) {
 	if ok, err := choose(&framework.Record{Stream: "shop/trades", Values: []any{json.Number("2")}}); !ok || err != nil {
 		t.Error(ok, err)
 	}
+	choose, problem = NewWhere(`(price ?? 0) > 1`, streams)
+	if problem != nil {
+		t.Fatal(problem)
+	}
+	for _, data := range []string{`{"price":2}`, `{}`} { // the second one has none
+		if ok, err := choose(&framework.Record{Stream: "shop/raw", Data: []byte(data)}); ok != (data != `{}`) || err != nil {
+			t.Errorf("%s: %v, %v", data, ok, err)
+		}
+	}
 	// What needs no JSON takes anything.
 	choose, problem = NewWhere(`record.type != "note"`, streams)
 	if problem != nil {
