@@ -12,8 +12,9 @@ package splice
 
 import (
 	"hash/maphash"
+	"math"
 	"math/bits"
-	"strconv"
+	"math/rand/v2"
 )
 
 // Window is how many events a Splice remembers.
@@ -30,15 +31,16 @@ type Splice struct {
 	Older func(id []byte) (content uint64, found bool)
 
 	seed     maphash.Seed
-	ring     []entry        // the event at position p is ring[p%Window]
-	end      int            // the position of the next event: how many there were
-	seen     map[uint64]int // by key: the position of the last event with it
-	recalled bool           // what is remembered began in an earlier life
-	named    int            // of the ring, those that have an id
-	vague    bool           // an id was seen twice: ids do not tell events apart
-	epoch    uint64         // how often the ids have begun anew
-	seam     int            // the position of the last event before which something may be missing
-	floor    uint64         // the largest number of this epoch that may have been forgotten
+	odd      uint64  // spreads numbers
+	ring     []entry // the event at position p is ring[p%Window]
+	chains   []int   // by key: see link
+	end      int     // the position of the next event: how many there were
+	recalled bool    // what is remembered began in an earlier life
+	named    int     // of the ring, those that have an id
+	vague    bool    // an id was seen twice: ids do not tell events apart
+	epoch    uint64  // how often the ids have begun anew
+	seam     int     // the position of the last event before which something may be missing
+	floor    uint64  // the largest number of this epoch that may have been forgotten
 
 	last    uint64 // the largest number delivered, if the ids are decimal numbers
 	numeric bool
@@ -53,12 +55,13 @@ type entry struct {
 	key    uint64 // of its id and the epoch; 0 without an id
 	number uint64 // its id where that is a number, else 0
 	line   uint64 // Line.Number of who brought it
+	before int    // what follows it in its chain: see link
 	// doubtful: it may be one that was delivered before.
 	doubtful bool
 }
 
 // New returns a Splice that remembers nothing.
-func New() *Splice { return &Splice{seed: maphash.MakeSeed()} }
+func New() *Splice { return &Splice{seed: maphash.MakeSeed(), odd: rand.Uint64() | 1} }
 
 // Verdict says what an offered event is.
 type Verdict struct {
@@ -126,7 +129,7 @@ func (s *Splice) Sequential() bool { return s.vague || 2*s.named < len(s.ring) }
 // memory. Events are recalled oldest first, before any Offer.
 func (s *Splice) Recall(id string, content uint64) {
 	n := s.name([]byte(id))
-	if p, ok := s.seen[n.key(s.epoch)]; ok && n.hash != 0 {
+	if p, ok := s.lookup(n.key(s.epoch)); ok {
 		switch {
 		case p == s.end-1:
 			s.vague = true
@@ -155,9 +158,11 @@ type name struct {
 }
 
 func (s *Splice) name(id []byte) (n name) {
-	if len(id) > 0 {
+	switch n.number, n.numeric = decimal(id); {
+	case n.numeric:
+		n.hash = n.number*s.odd | 1
+	case len(id) > 0:
 		n.hash = maphash.Bytes(s.seed, id) | 1
-		n.number, n.numeric = decimal(id)
 	}
 	return n
 }
@@ -182,7 +187,7 @@ func (s *Splice) Reached(id []byte, content uint64) bool {
 	if n.hash == 0 {
 		return false
 	}
-	if p, ok := s.seen[n.key(s.epoch)]; ok && s.entry(p).token == n.token(content) {
+	if p, ok := s.lookup(n.key(s.epoch)); ok && s.entry(p).token == n.token(content) {
 		return true
 	}
 	return n.numeric && s.counts() && n.number <= s.last+1
@@ -280,11 +285,11 @@ func (s *Splice) known(l *Line, id []byte, n name, content uint64) (duplicate, r
 // find looks for the id in the epoch that the line is in, and in a newer one
 // that another line has begun.
 func (s *Splice) find(l *Line, n name, token uint64) (p int, ok bool) {
-	p, ok = s.seen[n.key(l.epoch)]
+	p, ok = s.lookup(n.key(l.epoch))
 	if l.epoch == s.epoch || ok && s.entry(p).token == token {
 		return p, ok
 	}
-	q, there := s.seen[n.key(s.epoch)]
+	q, there := s.lookup(n.key(s.epoch))
 	if ok || there && s.entry(q).token == token {
 		l.epoch = s.epoch // the line has reached the new beginning, too
 		return q, there
@@ -357,32 +362,65 @@ func (s *Splice) remember(e entry) {
 	} else if old := s.entry(s.end); old.key != 0 {
 		s.named--
 		s.floor = max(s.floor, old.number)
-		if s.seen[old.key] == s.end-Window {
-			delete(s.seen, old.key)
-		}
 	}
 	*s.entry(s.end) = e
-	if e.key != 0 {
-		if s.seen == nil {
-			s.seen = map[uint64]int{}
-		}
-		s.named++
-		s.seen[e.key] = s.end
-	}
 	s.end++
+	if e.key == 0 {
+		return
+	}
+	if s.named++; s.named <= len(s.chains) {
+		s.link(s.end - 1)
+		return
+	}
+	s.chains = make([]int, max(2*len(s.chains), 8))
+	for p := s.base(); p < s.end; p++ {
+		if s.entry(p).key != 0 {
+			s.link(p)
+		}
+	}
+}
+
+// link puts the event at position p at the beginning of the chain of its key.
+// Chains lead from each event to an older one and are known by the position
+// after theirs. Nothing is ever taken out of them: where an event has been
+// forgotten, the chain is over.
+func (s *Splice) link(p int) {
+	e := s.entry(p)
+	first := s.chain(e.key)
+	e.before, *first = *first, p+1
+}
+
+func (s *Splice) chain(key uint64) *int {
+	return &s.chains[key>>bits.LeadingZeros64(uint64(len(s.chains)-1))]
+}
+
+// lookup returns the position of the last event with the key.
+func (s *Splice) lookup(key uint64) (p int, ok bool) {
+	if len(s.chains) == 0 || key == 0 {
+		return 0, false
+	}
+	for p, base := *s.chain(key), s.base(); p > base; {
+		e := s.entry(p - 1)
+		if e.key == key {
+			return p - 1, true
+		}
+		p = e.before
+	}
+	return 0, false
 }
 
 // decimal reads a number in its shortest decimal form: "007" names another
 // event than "7".
-func decimal(b []byte) (uint64, bool) {
+func decimal(b []byte) (n uint64, ok bool) {
 	if len(b) == 0 || len(b) > 20 || b[0] == '0' && len(b) > 1 {
 		return 0, false
 	}
-	for _, c := range b {
-		if c < '0' || c > '9' {
+	for i, c := range b {
+		d := uint64(c - '0')
+		if d > 9 || i == 19 && (n > math.MaxUint64/10 || n*10 > math.MaxUint64-d) {
 			return 0, false
 		}
+		n = n*10 + d
 	}
-	n, err := strconv.ParseUint(string(b), 10, 64)
-	return n, err == nil
+	return n, true
 }

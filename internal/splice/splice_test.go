@@ -112,8 +112,8 @@ func TestWindowIsBounded(t *testing.T) {
 	for n := range 3 * Window {
 		s.Offer(l, []byte(strconv.Itoa(n)), uint64(n))
 	}
-	if len(s.seen) != Window || len(s.ring) != Window {
-		t.Errorf("remembers %d events in a ring of %d, want %d", len(s.seen), len(s.ring), Window)
+	if len(s.chains) != Window || len(s.ring) != Window {
+		t.Errorf("%d chains and a ring of %d, want %d", len(s.chains), len(s.ring), Window)
 	}
 	next := &Line{Number: 2}
 	if v := s.Offer(next, []byte(strconv.Itoa(2*Window)), 2*Window); !v.Duplicate {
