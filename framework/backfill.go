@@ -205,7 +205,7 @@ func (r *runner) take(ctx context.Context, h *hole, events []Event) (accounted i
 
 func (r *runner) takeBatch(ctx context.Context, h *hole, events []Event) (accounted int, err error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	appended, enough := uint64(0), false
 	for i := 0; i < len(events) && !enough; i++ {
 		ev := &events[i]

@@ -106,6 +106,19 @@ func (c *httpConnection) Next(ev *Event) error {
 	if err := c.read(); err != nil {
 		return c.end(err)
 	}
+	return c.fill(ev)
+}
+
+// buffered is Next for an event that needs no read; false where there is none.
+func (c *httpConnection) buffered(ev *Event) (ok bool, err error) {
+	if c.lines != nil || !c.events.Buffered(&c.event) {
+		return false, nil
+	}
+	return true, c.fill(ev)
+}
+
+// fill makes an event of what was read.
+func (c *httpConnection) fill(ev *Event) error {
 	if c.options.Done != "" && string(c.event.Data) == c.options.Done {
 		return fmt.Errorf("%w: %s", ErrDone, c.options.Done)
 	}

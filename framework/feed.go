@@ -24,7 +24,7 @@ func (s *Stream) Events(ctx context.Context) iter.Seq2[*Event, error] {
 		}
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		f := &feed{ready: make(chan struct{}, 1), space: make(chan struct{}, 1), gathering: &gathered{}}
+		f := newFeed()
 		r, err := newRunner(ctx, s, f)
 		if err != nil {
 			yield(nil, err)
@@ -33,47 +33,118 @@ func (s *Stream) Events(ctx context.Context) iter.Seq2[*Event, error] {
 		if s.Identities == nil {
 			defer r.Identities.Close() // made for this loop alone
 		}
+		if r.Lines == 1 && r.Backfill == nil { // else others deliver while it reads
+			f.lent = make(chan func(func(bool) error))
+		}
 		over := make(chan error, 1)
-		go func() { over <- r.run(ctx); f.wake() }()
-		ended := false
-		spare := &gathered{}
-		for {
-			batch := f.take(spare)
-			for i := range batch.events {
-				if !yield(&batch.events[i], nil) {
-					cancel()
-					if !ended {
-						<-over
+		go func() { over <- r.run(ctx) }()
+		for ended := false; ; {
+			switch {
+			case !f.drain(yield):
+				cancel()
+				if !ended {
+					<-over
+				}
+				return
+			case ended:
+				if err != nil {
+					yield(nil, err)
+				}
+				return
+			}
+			select {
+			case <-f.ready:
+			case read := <-f.lent:
+				left := false
+				read(func(held bool) error {
+					switch {
+					case !f.drain(yield):
+						left = true
+						cancel()
+						return errReturned
+					case held:
+						return errReturned // to deliver it is not up to the line alone
 					}
+					return nil
+				})
+				if left {
+					<-over
 					return
 				}
+			case err = <-over:
+				ended = true
 			}
-			if len(batch.events) == 0 {
-				if ended {
-					break
-				}
-				select {
-				case <-f.ready:
-				case err = <-over:
-					ended = true
-				}
-			}
-			spare = batch
-		}
-		if err != nil {
-			yield(nil, err)
 		}
 	}
 }
 
 // feed is the StreamLog of a stream without a journal. It gathers events while
 // the reader is busy with those before, within bounds.
+//
+// Waking a goroutine for every few events costs more than the events do. So
+// while the reader waits, a line lends it the reading of its connection: it
+// takes the events on the goroutine that ranges over them.
 type feed struct {
-	ready chan struct{} // something was gathered, or the stream is over
+	ready chan struct{} // something was gathered
 	space chan struct{} // the reader has taken what was gathered
+	// lent is received from by a reader that waits; nil where nothing is lent.
+	lent chan func(after func(held bool) error)
+
+	guest bool // the reader itself appends; guarded by runner.mu
 
 	mu        sync.Mutex
 	gathering *gathered
+	spare     *gathered // the reader's
+}
+
+func newFeed() *feed {
+	return &feed{ready: make(chan struct{}, 1), space: make(chan struct{}, 1), gathering: &gathered{}, spare: &gathered{}}
+}
+
+// errReturned ends what was lent.
+var errReturned = errors.New("the line goes on reading by itself")
+
+// lender returns what a line calls after each burst that it has delivered: it
+// lends read to the reader, until that returns it, or has the reader woken.
+func (f *feed) lender(read func(after func(held bool) error) error) (after func(held bool) error) {
+	done := make(chan error, 1)
+	lend := func(after func(bool) error) {
+		err := errReturned // also where the loop panics
+		defer func() { done <- err }()
+		if after(false) == nil {
+			err = read(after)
+		}
+	}
+	return func(held bool) error {
+		if !held {
+			select {
+			case f.lent <- lend:
+				if err := <-done; err != errReturned {
+					return err
+				}
+				return nil
+			default:
+			}
+		}
+		f.wake()
+		return nil
+	}
+}
+
+// drain yields what was gathered; false when the loop was left.
+func (f *feed) drain(yield func(*Event, error) bool) bool {
+	for {
+		batch := f.take()
+		if batch == nil {
+			return true
+		}
+		for i := range batch.events {
+			if !yield(&batch.events[i], nil) {
+				return false
+			}
+		}
+		f.spare = batch
+	}
 }
 
 // gathered is a run of events whose slices lie in block.
@@ -97,24 +168,26 @@ func (f *feed) Append(ctx context.Context, ev *Event) error {
 	for {
 		f.mu.Lock()
 		g := f.gathering
-		if n := len(g.events); n == 0 || n < maxGathered && g.size+len(ev.Data) <= maxGatheredBytes {
-			g.events = append(g.events, *ev)
-			kept := &g.events[n]
-			kept.ID, kept.Data = g.copy(ev.ID), g.copy(ev.Data)
-			g.size += len(ev.Data)
+		if n := len(g.events); n == 0 || n < maxGathered && g.size+len(ev.Data) <= maxGatheredBytes || f.guest {
+			g.add(ev)
 			f.mu.Unlock()
-			if n == 0 {
-				f.wake() // for all that follow, too
-			}
 			return nil
 		}
 		f.mu.Unlock()
+		f.wake()
 		select {
 		case <-f.space:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
+}
+
+func (g *gathered) add(ev *Event) {
+	g.events = append(g.events, *ev)
+	kept := &g.events[len(g.events)-1]
+	kept.ID, kept.Data = g.copy(ev.ID), g.copy(ev.Data)
+	g.size += len(ev.Data)
 }
 
 // copy puts b into the block. A block that is full is left to the events that
@@ -138,29 +211,35 @@ func (f *feed) wake() {
 	}
 }
 
-// take returns what was gathered and gathers into spare from now on.
-func (f *feed) take(spare *gathered) *gathered {
-	clear(spare.events)
-	spare.calm++
-	if len(spare.events) > cap(spare.events)/8 {
-		spare.calm = 0
-	}
-	if spare.calm > calm || cap(spare.block) > maxBlock {
-		*spare = gathered{} // what a burst needed is not kept
-	}
-	spare.events, spare.block, spare.size = spare.events[:0], spare.block[:0], 0
+// take returns what was gathered, nil if that is nothing, and gathers into the
+// spare one from now on.
+func (f *feed) take() *gathered {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	g := f.gathering
 	if len(g.events) == 0 {
-		return spare
+		return nil
 	}
-	f.gathering = spare
+	f.spare.reset()
+	f.gathering, f.spare = f.spare, nil
 	select {
 	case f.space <- struct{}{}:
 	default:
 	}
 	return g
+}
+
+// reset makes g ready to be used again.
+func (g *gathered) reset() {
+	clear(g.events)
+	g.calm++
+	if len(g.events) > cap(g.events)/8 {
+		g.calm = 0
+	}
+	if g.calm > calm || cap(g.block) > maxBlock {
+		*g = gathered{} // what a burst needed is not kept
+	}
+	g.events, g.block, g.size = g.events[:0], g.block[:0], 0
 }
 
 // Resume implements StreamLog: nothing is known.

@@ -56,7 +56,7 @@ func hold(t *testing.T, s *Stream, most int) (got []Event, account StreamStats, 
 	if s.MinWait == 0 {
 		s.MinWait = time.Millisecond
 	}
-	f := &feed{ready: make(chan struct{}, 1), space: make(chan struct{}, 1), gathering: &gathered{}}
+	f := newFeed()
 	r, err := newRunner(ctx, s, f)
 	if err != nil {
 		t.Fatal(err)
@@ -67,12 +67,14 @@ func hold(t *testing.T, s *Stream, most int) (got []Event, account StreamStats, 
 		r.share = &allowance{left: uint64(most), over: enough}
 	}
 	over := make(chan error, 1)
-	go func() { over <- r.run(running); f.wake() }()
+	go func() { over <- r.run(running) }()
 	take := func() {
-		for _, ev := range f.take(&gathered{}).events {
+		f.drain(func(next *Event, _ error) bool {
+			ev := *next
 			ev.ID, ev.Data = slices.Clone(ev.ID), slices.Clone(ev.Data)
 			got = append(got, ev)
-		}
+			return true
+		})
 	}
 	for {
 		select {

@@ -41,6 +41,10 @@ type line struct {
 	doubtful int         // what it delivers may begin with so many events delivered before
 	missed   bool        // it has read events that were not taken: its cursor is ahead
 
+	// Of the goroutine that reads its connection.
+	taking bool // it holds runner.mu
+	guest  bool // it is the one that ranges over the stream: see feed.go
+
 	mu      sync.Mutex
 	conn    Connection
 	planned Cause // why the connection is being closed on purpose
@@ -119,6 +123,8 @@ type attempt struct {
 	watch  *watch.Watch
 	began  time.Time
 	from   Cursor
+	ev     Event  // the last one read …
+	read   bool   // … which has not been taken yet
 	events uint64 // of the kept types
 	missed bool   // an event was read that was not taken: the connection's cursor is ahead
 	places []func()
@@ -442,8 +448,12 @@ func (r *runner) leave(l *line, a *attempt, s *streak, cause Cause) {
 
 // moved stores a cursor that went on without an event.
 func (r *runner) moved(l *line, c Cursor) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	if !l.taking {
+		if !r.lock(l) {
+			return // the connection will tell again when it ends
+		}
+		defer r.mu.Unlock()
+	}
 	leads := r.head == l.seam.Number || !r.abreast(l) && !l.seam.Behind()
 	if c == "" || c == r.cursor || l.waiting || l.missed || l.closed() || !leads {
 		return // nothing new, or another line knows better
@@ -468,38 +478,113 @@ func (r *runner) pump(ctx context.Context, cancel context.CancelFunc, l *line, a
 	if err != nil {
 		return err
 	}
-	var ev Event
-	var digits [20]byte
+	if r.feed == nil {
+		return r.read(ctx, l, a, func(bool) error { return nil })
+	}
+	return r.read(ctx, l, a, r.feed.lender(func(after func(bool) error) error {
+		l.guest = true
+		defer func() { l.guest = false }()
+		return r.read(ctx, l, a, after)
+	}))
+}
+
+// read takes the events of a connection until it ends. When it has taken all
+// that had come it calls after, with whether the line holds them.
+func (r *runner) read(ctx context.Context, l *line, a *attempt, after func(held bool) error) error {
 	for {
-		if err := a.conn.Next(&ev); err != nil {
-			return l.reason(err)
-		}
-		if ev.Aside {
-			if err := r.aside(ctx, l, &ev); err != nil {
-				return err
+		if !a.read {
+			if err := a.conn.Next(&a.ev); err != nil {
+				return l.reason(err)
 			}
-			continue
+			a.read = true
 		}
-		r.sequenced(&ev, digits[:0])
-		if r.types != nil && !r.types[ev.Type] {
-			r.stats.ignored.Add(1)
-			if ev.ignored = ev.Sequenced; ev.ignored {
-				if err := r.offer(ctx, l, &ev); err != nil {
-					a.missed = true
-					return err
-				}
-			}
-			continue
+		held, err := r.burst(ctx, l, a)
+		if err == nil {
+			err = after(held)
 		}
-		if a.events == 0 {
-			a.watch.Within(r.StaleAfter) // it is not quiet any more
-		}
-		a.watch.Event()
-		if err := r.offer(ctx, l, &ev); err != nil {
-			a.missed = true
+		if err != nil {
 			return err
 		}
-		a.events++
+	}
+}
+
+// maxBurst bounds what is taken at once, so that others get their turn.
+const maxBurst = 256
+
+// burst takes the event that was read and those that came with it: the lock and
+// the account are paid once for all of them. It runs on the goroutine that
+// reads. held says that the line waits for its place.
+func (r *runner) burst(ctx context.Context, l *line, a *attempt) (held bool, err error) {
+	if !r.lock(l) {
+		return false, errReturned
+	}
+	kept := 0
+	l.taking = true
+	defer func() {
+		l.taking = false
+		if kept > 0 {
+			a.watch.Events(kept)
+		}
+		r.stats.publish()
+		r.mu.Unlock()
+	}()
+	conn, _ := a.conn.(*httpConnection)
+	var digits [20]byte
+	for n := 0; a.read && n < maxBurst; n++ {
+		ev := &a.ev
+		a.read = false
+		switch r.sequenced(ev, digits[:0]); {
+		case ev.Aside:
+			err = r.aside(ctx, l, ev)
+		case r.types == nil || r.types[ev.Type]:
+			if a.events == 0 {
+				a.watch.Within(r.StaleAfter) // it is not quiet any more
+			}
+			kept++
+			if err = r.offer(ctx, l, ev); err == nil {
+				a.events++
+			}
+		default:
+			r.stats.ignored.Add(1)
+			if ev.ignored = ev.Sequenced; ev.ignored {
+				err = r.offer(ctx, l, ev)
+			}
+		}
+		if err != nil {
+			a.missed = a.missed || !ev.Aside
+			return false, err
+		}
+		if conn != nil {
+			if a.read, err = conn.buffered(ev); err != nil {
+				return false, l.reason(err)
+			}
+		}
+	}
+	return l.waiting, nil
+}
+
+// lock locks r.mu for the goroutine that reads the line. A guest does not wait:
+// who has the lock may be waiting for the guest to take what was delivered.
+func (r *runner) lock(l *line) bool {
+	if l.guest && !r.mu.TryLock() {
+		return false
+	}
+	if !l.guest {
+		r.mu.Lock()
+	}
+	if r.feed != nil {
+		r.feed.guest = l.guest
+	}
+	return true
+}
+
+// unlock ends what may have delivered events on another goroutine than that of
+// their line.
+func (r *runner) unlock() {
+	r.stats.publish()
+	r.mu.Unlock()
+	if r.feed != nil {
+		r.feed.wake()
 	}
 }
 

@@ -121,6 +121,12 @@ func (r *runner) account(ctx context.Context, h *hole) error {
 	return r.note(ctx, NoteGap, g)
 }
 
+// accountApart does it on a stack of its own.
+func (r *runner) accountApart(ctx context.Context, h *hole) (err error) {
+	apart(func() { err = r.account(ctx, h) })
+	return err
+}
+
 // accountAll writes what came late and is not in the ledger yet.
 func (r *runner) accountAll(ctx context.Context) error {
 	for _, h := range r.missing.holes {

@@ -140,10 +140,9 @@ func scripts(page []byte, name, value string) (found [][]byte) {
 	}
 }
 
-// aside journals what goes with the events of a line and is none of them.
+// aside journals what goes with the events of a line and is none of them. It
+// runs under r.mu.
 func (r *runner) aside(ctx context.Context, l *line, ev *Event) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if l.closed() {
 		return errReplaced
 	}

@@ -16,7 +16,7 @@ func silences(t *testing.T, s *site, last int) (noticed []time.Duration, connect
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s.start, s.replay = time.Now(), true
-		log := &feed{ready: make(chan struct{}, 1), space: make(chan struct{}, 1), gathering: &gathered{}}
+		log := newFeed()
 		r, err := newRunner(t.Context(), &Stream{Name: "t/s", Target: s, Limits: quickly()}, log)
 		if err != nil {
 			t.Fatal(err)
@@ -26,14 +26,12 @@ func silences(t *testing.T, s *site, last int) (noticed []time.Duration, connect
 		over := make(chan error, 1)
 		go func() { over <- r.run(ctx) }()
 		var got []string
-		spare := &gathered{}
 		for len(got) < last {
 			<-log.ready
-			batch := log.take(spare)
-			for i := range batch.events {
-				got = append(got, string(batch.events[i].Data))
-			}
-			spare = batch
+			log.drain(func(ev *Event, _ error) bool {
+				got = append(got, string(ev.Data))
+				return true
+			})
 		}
 		cancel()
 		if err := <-over; err != nil {
@@ -129,19 +127,15 @@ func TestABufferOnTheWayIsCountedOnceAConnection(t *testing.T) {
 			}()
 			return &gathered4K{body: sess.Watch(pr)}, nil
 		})
-		log := &feed{ready: make(chan struct{}, 1), space: make(chan struct{}, 1), gathering: &gathered{}}
+		log := newFeed()
 		r, err := newRunner(t.Context(), &Stream{Name: "t/s", Target: target, Limits: quickly()}, log)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer r.Identities.Close()
 		go func() {
-			for spare := (&gathered{}); ; {
-				if spare = log.take(spare); len(spare.events) == 0 {
-					if _, ok := <-log.ready; !ok {
-						return
-					}
-				}
+			for range log.ready {
+				log.drain(func(*Event, error) bool { return true })
 			}
 		}()
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)

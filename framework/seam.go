@@ -102,7 +102,7 @@ func (r *runner) limit(ctx context.Context, l *line) {
 	var timer *time.Timer
 	timer = time.AfterFunc(atMost, func() {
 		r.mu.Lock()
-		defer r.mu.Unlock()
+		defer r.unlock()
 		switch {
 		case !l.waiting || l.deadline != timer:
 		case atMost == replayTimeout && r.abreast(l):
@@ -283,7 +283,7 @@ func (r *runner) closed(l *line) {
 // it held could not be delivered.
 func (r *runner) parted(ctx context.Context, l *line) (over bool, err error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	r.closed(l)
 	switch {
 	case !l.waiting:

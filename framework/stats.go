@@ -159,6 +159,12 @@ type streamStats struct {
 	duplicates atomic.Uint64
 	buffered   atomic.Uint64
 
+	// Guarded by runner.mu: the events that publish has not shown yet, the id
+	// and the time of the last one.
+	taken   uint64
+	takenID []byte
+	takenAt time.Time
+
 	mu sync.Mutex
 	// What follows is guarded by mu. The fields that StreamStats has are kept
 	// in it.
@@ -196,17 +202,34 @@ func (s *streamStats) end(at time.Time) {
 	}
 }
 
+// event counts an event, which publish shows. Both run under runner.mu.
 func (s *streamStats) event(ev *Event) {
-	first := s.events.Add(1) == 1
+	if s.taken == 0 && s.events.Load() == 0 {
+		s.first(ev)
+	}
+	s.taken++
+	if s.takenAt = ev.Time; len(ev.ID) > 0 {
+		s.takenID = append(s.takenID[:0], ev.ID...)
+	}
+}
+
+func (s *streamStats) first(ev *Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(ev.ID) > 0 {
-		s.lastID = append(s.lastID[:0], ev.ID...)
+	s.is.FirstID = string(ev.ID)
+}
+
+func (s *streamStats) publish() {
+	if s.taken == 0 {
+		return
 	}
-	if first {
-		s.is.FirstID = string(ev.ID)
+	s.events.Add(s.taken)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.is.LastEvent = s.takenAt; len(s.takenID) > 0 {
+		s.lastID, s.takenID = s.takenID, s.lastID[:0]
 	}
-	s.is.LastEvent = ev.Time
+	s.taken = 0
 }
 
 func (s *streamStats) set(state, detail string) {

@@ -129,6 +129,7 @@ func or(d, otherwise time.Duration) time.Duration {
 type runner struct {
 	Stream
 	log    StreamLog
+	feed   *feed // the log, where there is no journal
 	types  map[string]bool
 	share  *allowance   // of the worker's events; nil without a limit
 	rhythm watch.Rhythm // of all connections
@@ -136,7 +137,7 @@ type runner struct {
 	wg    sync.WaitGroup
 	stats streamStats
 
-	mu        sync.Mutex // guards what follows; Append is called with it held
+	mu        sync.Mutex // guards what follows, and the feed's guest; Append is called with it held
 	splice    *splice.Splice
 	cursor    Cursor
 	lines     uint64  // numbers connections
@@ -169,6 +170,7 @@ func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: resume: %w", r.Name, err)
 	}
+	r.feed, _ = log.(*feed)
 	r.cursor, r.known = r.From, at.Known
 	if at.Known {
 		r.cursor = at.Cursor
@@ -251,8 +253,6 @@ var errEnough = errors.New("the number of events asked for has been reached")
 // lines are never mixed up and a cursor never passes an event that has not
 // been appended.
 func (r *runner) offer(ctx context.Context, l *line, ev *Event) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if l.closed() {
 		return errReplaced
 	}
@@ -275,7 +275,8 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event, content uint64)
 	if ev.ignored {
 		return r.passIgnored(ctx, l, ev)
 	}
-	if r.missing.filled(r.number(ev)) {
+	n, numbered := r.number(ev)
+	if r.missing.filled(n, numbered) {
 		r.stats.duplicates.Add(1)
 		r.reached(ev.Time)
 		return nil
@@ -298,19 +299,11 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event, content uint64)
 	if v.Join == splice.First && r.known {
 		v.Join = splice.Possible // the journal has forgotten what was before
 	}
-	n, numbered := r.number(ev)
 	late := r.missing.lacks(n, numbered)
-	v, within, err := r.count(ctx, l, ev, v, late != nil || beside)
-	if err != nil {
-		return err
-	}
-	if v.Join != splice.Within && v.Join != splice.First {
-		if apart(func() { err = r.seam(ctx, l, v, ev, within) }); err != nil {
+	if v.Join != splice.Within || ev.Sequenced {
+		if err := r.meet(ctx, l, ev, v, late != nil || beside); err != nil {
 			return err
 		}
-	}
-	if !within { // the seam has told of them
-		l.doubtful, r.lostCause = 0, ""
 	}
 	if err := r.log.Append(ctx, ev); err != nil {
 		return &journalError{err}
@@ -323,7 +316,7 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event, content uint64)
 	if late != nil && slices.Contains(r.missing.holes, late) {
 		r.missing.came(late, n)
 		if len(late.left) == 0 {
-			if apart(func() { err = r.account(ctx, late) }); err != nil {
+			if err := r.accountApart(ctx, late); err != nil {
 				return err
 			}
 		}
@@ -335,6 +328,21 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event, content uint64)
 		return r.delivered(ctx)
 	}
 	return nil
+}
+
+// meet writes into the ledger what lies between the event and those before it.
+func (r *runner) meet(ctx context.Context, l *line, ev *Event, v splice.Verdict, late bool) error {
+	v, within, err := r.count(ctx, l, ev, v, late)
+	if err != nil {
+		return err
+	}
+	if v.Join != splice.Within && v.Join != splice.First {
+		apart(func() { err = r.seam(ctx, l, v, ev, within) })
+	}
+	if !within { // the seam has told of them
+		l.doubtful, r.lostCause = 0, ""
+	}
+	return err
 }
 
 // doubled counts what the line has brought of events that were delivered before.

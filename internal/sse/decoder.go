@@ -99,6 +99,10 @@ func (d *Decoder) Next(ev *Event) error {
 	return d.err
 }
 
+// Buffered is Next for an event that needs no Read. It reports false, and leaves
+// ev alone, where there is none: Next says what comes then.
+func (d *Decoder) Buffered(ev *Event) bool { return !d.ended && d.scan(ev) }
+
 // LastEventID is the standard's last event ID string: what to resume from. A
 // block sets it when its blank line has come, with an event or without.
 func (d *Decoder) LastEventID() string { return string(d.last) }

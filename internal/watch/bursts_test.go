@@ -24,7 +24,7 @@ func said(t *testing.T, r *Rhythm, write func(w io.Writer)) (times int) {
 				return
 			}
 			for rest += n; rest >= len(oneEvent); rest -= len(oneEvent) {
-				w.Event()
+				w.Events(1)
 			}
 		}
 	})

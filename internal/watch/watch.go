@@ -44,7 +44,7 @@ type Config struct {
 }
 
 // Watch keeps the clocks of one connection. Reading and Read are called by
-// the one reader; Event may be called by it or by whoever decodes; Stop by
+// the one reader; Events may be called by it or by whoever decodes; Stop by
 // anyone.
 type Watch struct {
 	config Config
@@ -149,12 +149,12 @@ func (w *Watch) Read(p []byte) {
 	w.bursts.cut = p[len(p)-1] != '\n' && p[len(p)-1] != '\r'
 }
 
-// Event is called for each event: the feed is alive.
-func (w *Watch) Event() {
+// Events is called for events, so many: the feed is alive.
+func (w *Watch) Events(n int) {
 	if w.config.Quiet > 0 {
 		w.spent.Store(0)
 	}
-	w.events.Add(1)
+	w.events.Add(uint32(n))
 }
 
 // Stop ends the watch. Fire is not called after it has returned, unless it

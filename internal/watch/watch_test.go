@@ -51,7 +51,7 @@ func TestHeartbeatsDoNotKeepTheEventClock(t *testing.T) {
 			time.Sleep(time.Second)
 			_, _ = w.Write([]byte(":"))
 			if i == 9 {
-				watch.Event()
+				watch.Events(1)
 			}
 		}
 	})
@@ -79,7 +79,7 @@ func TestBackPressureIsNotSilence(t *testing.T) {
 			if _, err := r.Read(buf); err != nil {
 				t.Fatal(err)
 			}
-			w.Event()
+			w.Events(1)
 			time.Sleep(time.Hour) // the journal is full
 		}
 	})
