@@ -122,7 +122,7 @@ func (c *httpConnection) fill(ev *Event) error {
 	if c.options.Done != "" && string(c.event.Data) == c.options.Done {
 		return fmt.Errorf("%w: %s", ErrDone, c.options.Done)
 	}
-	*ev = Event{Type: "message", Data: c.event.Data, Time: c.event.Time}
+	ev.ID, ev.Type, ev.Data, ev.Time, ev.Cursor, ev.Aside = nil, "message", c.event.Data, c.event.Time, "", false
 	if c.lines == nil {
 		ev.Type = c.typeName(c.event.Type)
 		if c.event.HasID {
