@@ -92,8 +92,11 @@ type TailEvent struct {
 // HashEvent tells events of different type or data apart. Its values hold for
 // this process only and are never stored.
 func HashEvent(typ string, data []byte) uint64 {
-	return maphash.Bytes(hashSeed, data) ^ bits.RotateLeft64(maphash.String(hashSeed, typ), 1)
+	return hashType(typ) ^ hashData(data)
 }
+
+func hashType(typ string) uint64  { return bits.RotateLeft64(maphash.String(hashSeed, typ), 1) }
+func hashData(data []byte) uint64 { return maphash.Bytes(hashSeed, data) }
 
 var hashSeed = maphash.MakeSeed()
 

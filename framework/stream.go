@@ -140,11 +140,11 @@ type runner struct {
 	mu        sync.Mutex // guards what follows, and the feed's guest; Append is called with it held
 	splice    *splice.Splice
 	cursor    Cursor
-	lines     uint64  // numbers connections
+	lines     uint32  // numbers connections
 	connected []*line // those with a connection
 	waiting   []*line // those whose place has to be found; replaced, never changed
 	joining   bool    // a line is delivering what it held
-	head      uint64  // the number of the connection that brought the last event
+	head      uint32  // the number of the connection that brought the last event
 	past      history
 	lastEvent time.Time
 	lostAt    time.Time // when the last connection ended, until the next event
@@ -153,13 +153,15 @@ type runner struct {
 	cursors   []Cursor  // of the last events, as many as ReplayCheck asks for
 	sequence  sequence
 	missing   missing
+	hashed    string // the type that has that hash
+	hash      uint64
 	final     error // why the stream ended
 	ended     bool
 }
 
 // newRunner takes up the stream where the log says that it was left.
 func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
-	r := &runner{Stream: s.withDefaults(), log: log, splice: splice.New()}
+	r := &runner{Stream: s.withDefaults(), log: log, splice: splice.New(), hash: hashType("")}
 	if len(r.Types) > 0 {
 		r.types = map[string]bool{}
 		for _, t := range r.Types {
@@ -259,7 +261,7 @@ func (r *runner) offer(ctx context.Context, l *line, ev *Event) error {
 	if ev.ignored && !l.waiting && !l.seam.Begun() && r.abreast(l) {
 		return nil // the other line passes its number
 	}
-	content := HashEvent(ev.Type, ev.Data)
+	content := r.content(ev)
 	if !l.waiting && r.stray(l, ev, content) {
 		r.await(ctx, l)
 	}
@@ -267,6 +269,14 @@ func (r *runner) offer(ctx context.Context, l *line, ev *Event) error {
 		return r.wait(ctx, l, ev, content)
 	}
 	return r.accept(ctx, l, ev, content)
+}
+
+// content is HashEvent of the event: its type is most often that of the last.
+func (r *runner) content(ev *Event) uint64 {
+	if ev.Type != r.hashed {
+		r.hashed, r.hash = ev.Type, hashType(ev.Type)
+	}
+	return r.hash ^ hashData(ev.Data)
 }
 
 // accept delivers an event of a line that has joined, unless another line has

@@ -46,7 +46,7 @@ type Splice struct {
 	numeric bool
 	runs    int  // consecutive numbers seen within connections
 	sparse  bool // numbers were skipped within a connection: holes mean nothing
-	conn    uint64
+	conn    uint32
 }
 
 // entry is an event that was delivered.
@@ -54,8 +54,8 @@ type entry struct {
 	token  uint64 // of its id and content
 	key    uint64 // of its id and the epoch; 0 without an id
 	number uint64 // its id where that is a number, else 0
-	line   uint64 // Line.Number of who brought it
-	before int    // what follows it in its chain: see link
+	line   uint32 // Line.Number of who brought it
+	back   uint16 // how far back the next one of its chain is, 0 at the end: see link
 	// doubtful: it may be one that was delivered before.
 	doubtful bool
 }
@@ -99,7 +99,7 @@ const (
 // of its own is ready to use.
 type Line struct {
 	// Number tells connections of the stream apart; 0 is the journal's tail.
-	Number uint64
+	Number uint32
 
 	begun      bool
 	epoch      uint64 // the one that the connection has reached
@@ -332,7 +332,7 @@ func (s *Splice) join(l *Line, n name, restarted bool) (j Join, from, to uint64)
 func (s *Splice) counts() bool { return s.numeric && s.runs >= proven && !s.sparse && !s.vague }
 
 // number learns whether they do.
-func (s *Splice) number(n name, conn uint64) {
+func (s *Splice) number(n name, conn uint32) {
 	if !n.numeric {
 		s.numeric = false
 		return
@@ -351,7 +351,7 @@ func (s *Splice) number(n name, conn uint64) {
 	s.numeric, s.conn = true, conn
 }
 
-func (s *Splice) entry(p int) *entry { return &s.ring[p%Window] }
+func (s *Splice) entry(p int) *entry { return &s.ring[uint(p)%Window] }
 
 // base is the position of the oldest event that is remembered.
 func (s *Splice) base() int { return s.end - len(s.ring) }
@@ -381,13 +381,16 @@ func (s *Splice) remember(e entry) {
 }
 
 // link puts the event at position p at the beginning of the chain of its key.
-// Chains lead from each event to an older one and are known by the position
-// after theirs. Nothing is ever taken out of them: where an event has been
+// A chain is known by the position after its first event and leads from each
+// one to an older one. Nothing is ever taken out of it: where an event has been
 // forgotten, the chain is over.
 func (s *Splice) link(p int) {
 	e := s.entry(p)
 	first := s.chain(e.key)
-	e.before, *first = *first, p+1
+	if e.back = 0; *first > s.base() {
+		e.back = uint16(p + 1 - *first)
+	}
+	*first = p + 1
 }
 
 func (s *Splice) chain(key uint64) *int {
@@ -399,12 +402,15 @@ func (s *Splice) lookup(key uint64) (p int, ok bool) {
 	if len(s.chains) == 0 || key == 0 {
 		return 0, false
 	}
-	for p, base := *s.chain(key), s.base(); p > base; {
-		e := s.entry(p - 1)
-		if e.key == key {
-			return p - 1, true
+	for p = *s.chain(key) - 1; p >= s.base(); {
+		e := s.entry(p)
+		switch {
+		case e.key == key:
+			return p, true
+		case e.back == 0:
+			return 0, false
 		}
-		p = e.before
+		p -= int(e.back)
 	}
 	return 0, false
 }

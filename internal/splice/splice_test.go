@@ -7,7 +7,7 @@ import (
 )
 
 type offered struct {
-	line    uint64
+	line    uint32
 	id      string
 	content uint64
 	want    string
@@ -31,7 +31,7 @@ func (j Join) String() string {
 }
 
 func TestOffer(t *testing.T) {
-	count := func(line uint64, from, to int) (os []offered) {
+	count := func(line uint32, from, to int) (os []offered) {
 		for n := from; n <= to; n++ {
 			os = append(os, offered{line, strconv.Itoa(n), uint64(n), "ok"})
 		}
@@ -75,7 +75,7 @@ func TestOffer(t *testing.T) {
 			first("first", count(1, 1, 5)), []offered{{2, "06", 6, "possible"}}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, lines := New(), map[uint64]*Line{}
+			s, lines := New(), map[uint32]*Line{}
 			for i, o := range events {
 				l := lines[o.line]
 				if l == nil {
