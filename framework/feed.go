@@ -38,42 +38,35 @@ func (s *Stream) Events(ctx context.Context) iter.Seq2[*Event, error] {
 		}
 		over := make(chan error, 1)
 		go func() { over <- r.run(ctx) }()
-		for ended := false; ; {
-			switch {
-			case !f.drain(yield):
+		left := false
+		after := func(held bool) error {
+			if !left && !f.next(yield) {
+				left = true
+				cancel()
+			}
+			if left || held { // what is held others may deliver
+				return errReturned
+			}
+			return nil
+		}
+		for ended := false; !ended; {
+			select {
+			case <-f.ready:
+			case read := <-f.lent:
+				read(after)
+			case err = <-over:
+				ended = true
+			}
+			if left || !f.drain(yield) {
 				cancel()
 				if !ended {
 					<-over
 				}
 				return
-			case ended:
-				if err != nil {
-					yield(nil, err)
-				}
-				return
 			}
-			select {
-			case <-f.ready:
-			case read := <-f.lent:
-				left := false
-				read(func(held bool) error {
-					switch {
-					case !f.drain(yield):
-						left = true
-						cancel()
-						return errReturned
-					case held:
-						return errReturned // to deliver it is not up to the line alone
-					}
-					return nil
-				})
-				if left {
-					<-over
-					return
-				}
-			case err = <-over:
-				ended = true
-			}
+		}
+		if err != nil {
+			yield(nil, err)
 		}
 	}
 }
@@ -81,19 +74,21 @@ func (s *Stream) Events(ctx context.Context) iter.Seq2[*Event, error] {
 // feed is the StreamLog of a stream without a journal. It gathers events while
 // the reader is busy with those before, within bounds.
 //
-// Waking a goroutine for every few events costs more than the events do. So
-// while the reader waits, a line lends it the reading of its connection: it
-// takes the events on the goroutine that ranges over them.
+// To wake a goroutine for every few events costs more than the events do. So
+// while the reader waits, a line that has brought something lends it the
+// reading of its connection: the reader is the line's guest, and takes each
+// event on the goroutine that ranges over them, without a copy.
 type feed struct {
 	ready chan struct{} // something was gathered
 	space chan struct{} // the reader has taken what was gathered
 	// lent is received from by a reader that waits; nil where nothing is lent.
 	lent chan func(after func(held bool) error)
 
-	guest bool // the reader itself appends; guarded by runner.mu
+	guest  bool   // the guest is taking an event; guarded by runner.mu
+	direct *Event // what it has taken
 
 	mu        sync.Mutex
-	gathering *gathered
+	gathering *gathered // a guest that has runner.mu needs no mu
 	spare     *gathered // the reader's
 }
 
@@ -111,8 +106,10 @@ func (f *feed) lender(read func(after func(held bool) error) error) (after func(
 	lend := func(after func(bool) error) {
 		err := errReturned // also where the loop panics
 		defer func() { done <- err }()
+		f.wake()
 		if after(false) == nil {
 			err = read(after)
+			after(true) // what was delivered before an error
 		}
 	}
 	return func(held bool) error {
@@ -128,6 +125,22 @@ func (f *feed) lender(read func(after func(held bool) error) error) (after func(
 		}
 		f.wake()
 		return nil
+	}
+}
+
+// next yields what the guest has taken, and what was gathered since; false when
+// the loop was left.
+func (f *feed) next(yield func(*Event, error) bool) bool {
+	if ev := f.direct; ev != nil {
+		if f.direct = nil; !yield(ev, nil) {
+			return false
+		}
+	}
+	select {
+	case <-f.ready:
+		return f.drain(yield)
+	default:
+		return true
 	}
 }
 
@@ -165,8 +178,13 @@ const (
 
 // Append implements StreamLog.
 func (f *feed) Append(ctx context.Context, ev *Event) error {
-	if f.guest { // nobody else appends or takes
+	if f.guest {
+		if f.direct == nil && len(f.gathering.events) == 0 {
+			f.direct = ev
+			return nil
+		}
 		f.gathering.add(ev)
+		f.wake()
 		return nil
 	}
 	for {

@@ -44,6 +44,7 @@ type line struct {
 	// Of the goroutine that reads its connection.
 	taking bool // it holds runner.mu
 	guest  bool // it is the one that ranges over the stream: see feed.go
+	digits [20]byte
 
 	mu      sync.Mutex
 	conn    Connection
@@ -125,6 +126,7 @@ type attempt struct {
 	from   Cursor
 	ev     Event  // the last one read …
 	read   bool   // … which has not been taken yet
+	told   uint64 // of events, how many the watch knows of
 	events uint64 // of the kept types
 	missed bool   // an event was read that was not taken: the connection's cursor is ahead
 	places []func()
@@ -492,11 +494,8 @@ func (r *runner) pump(ctx context.Context, cancel context.CancelFunc, l *line, a
 // that had come it calls after, with whether the line holds them.
 func (r *runner) read(ctx context.Context, l *line, a *attempt, after func(held bool) error) error {
 	for {
-		if !a.read {
-			if err := a.conn.Next(&a.ev); err != nil {
-				return l.reason(err)
-			}
-			a.read = true
+		if err := a.next(); err != nil {
+			return l.reason(err)
 		}
 		held, err := r.burst(ctx, l, a)
 		if err == nil {
@@ -508,59 +507,87 @@ func (r *runner) read(ctx context.Context, l *line, a *attempt, after func(held 
 	}
 }
 
+// next reads the next event, unless there is one.
+func (a *attempt) next() error {
+	if err := a.buffered(); a.read || err != nil {
+		return err
+	}
+	if n := a.events - a.told; n > 0 {
+		a.watch.Events(int(n))
+		a.told = a.events
+	}
+	if err := a.conn.Next(&a.ev); err != nil {
+		return err
+	}
+	a.read = true
+	return nil
+}
+
+// buffered is next without waiting.
+func (a *attempt) buffered() (err error) {
+	if c, ok := a.conn.(*httpConnection); ok && !a.read {
+		a.read, err = c.buffered(&a.ev)
+	}
+	return err
+}
+
 // maxBurst bounds what is taken at once, so that others get their turn.
 const maxBurst = 256
 
-// burst takes the event that was read and those that came with it: the lock and
-// the account are paid once for all of them. It runs on the goroutine that
-// reads. held says that the line waits for its place.
+// burst takes the event that was read and, for a line that is no guest, those
+// that came with it: the lock and the account are paid once for all of them. It
+// runs on the goroutine that reads. held says that the line waits for its place.
 func (r *runner) burst(ctx context.Context, l *line, a *attempt) (held bool, err error) {
 	if !r.lock(l) {
 		return false, errReturned
 	}
-	kept := 0
 	l.taking = true
 	defer func() {
-		l.taking = false
-		if kept > 0 {
-			a.watch.Events(kept)
+		if l.taking = false; !l.guest {
+			r.stats.publish()
 		}
-		r.stats.publish()
 		r.mu.Unlock()
 	}()
-	conn, _ := a.conn.(*httpConnection)
-	var digits [20]byte
-	for n := 0; a.read && n < maxBurst; n++ {
-		ev := &a.ev
-		a.read = false
-		switch r.sequenced(ev, digits[:0]); {
-		case ev.Aside:
-			err = r.aside(ctx, l, ev)
-		case r.types == nil || r.types[ev.Type]:
-			if a.events == 0 {
-				a.watch.Within(r.StaleAfter) // it is not quiet any more
-			}
-			kept++
-			if err = r.offer(ctx, l, ev); err == nil {
-				a.events++
-			}
-		default:
-			r.stats.ignored.Add(1)
-			if ev.ignored = ev.Sequenced; ev.ignored {
-				err = r.offer(ctx, l, ev)
-			}
-		}
-		if err != nil {
-			a.missed = a.missed || !ev.Aside
+	for range maxBurst {
+		if err := r.intake(ctx, l, a); err != nil {
 			return false, err
 		}
-		if conn != nil {
-			if a.read, err = conn.buffered(ev); err != nil {
-				return false, l.reason(err)
-			}
+		if l.guest {
+			break
+		}
+		if err := a.buffered(); err != nil {
+			return false, l.reason(err)
+		}
+		if !a.read {
+			break
 		}
 	}
 	return l.waiting, nil
+}
+
+// intake takes the event that was read. It runs under r.mu.
+func (r *runner) intake(ctx context.Context, l *line, a *attempt) (err error) {
+	ev := &a.ev
+	a.read = false
+	if ev.Aside {
+		return r.aside(ctx, l, ev)
+	}
+	r.sequenced(ev, l.digits[:0])
+	if r.types == nil || r.types[ev.Type] {
+		if a.events == 0 {
+			a.watch.Within(r.StaleAfter) // it is not quiet any more
+		}
+		if err = r.offer(ctx, l, ev); err == nil {
+			a.events++
+		}
+	} else {
+		r.stats.ignored.Add(1)
+		if ev.ignored = ev.Sequenced; ev.ignored {
+			err = r.offer(ctx, l, ev)
+		}
+	}
+	a.missed = a.missed || err != nil
+	return err
 }
 
 // lock locks r.mu for the goroutine that reads the line. A guest does not wait:
