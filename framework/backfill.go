@@ -136,7 +136,7 @@ func (r *runner) fill(ctx context.Context, h *hole) (accounted int, err error) {
 				break
 			}
 			highest := events[len(events)-1].Sequence
-			n, err := r.take(ctx, h, events)
+			n, err := r.fillIn(ctx, h, events)
 			accounted += n
 			if err != nil {
 				return accounted, err
@@ -190,11 +190,11 @@ func (r *runner) fetch(ctx context.Context, span Range) ([]Event, error) {
 	return kept, nil
 }
 
-// take appends those of the fetched events that are missing still, and writes
+// fillIn appends those of the fetched events that are missing still, and writes
 // into the ledger what that has filled.
-func (r *runner) take(ctx context.Context, h *hole, events []Event) (accounted int, err error) {
+func (r *runner) fillIn(ctx context.Context, h *hole, events []Event) (accounted int, err error) {
 	for batch := range slices.Chunk(events, fillBatch) {
-		n, err := r.takeBatch(ctx, h, batch)
+		n, err := r.fillBatch(ctx, h, batch)
 		accounted += n
 		if err != nil {
 			return accounted, err
@@ -203,7 +203,7 @@ func (r *runner) take(ctx context.Context, h *hole, events []Event) (accounted i
 	return accounted, nil
 }
 
-func (r *runner) takeBatch(ctx context.Context, h *hole, events []Event) (accounted int, err error) {
+func (r *runner) fillBatch(ctx context.Context, h *hole, events []Event) (accounted int, err error) {
 	r.mu.Lock()
 	defer r.unlock()
 	appended, enough := uint64(0), false

@@ -109,9 +109,10 @@ func (c *httpConnection) Next(ev *Event) error {
 	return c.fill(ev)
 }
 
-// buffered is Next for an event that needs no read; false where there is none.
+// buffered is Next for an event that has been read, false where there is none.
+// What it puts into events stays valid until the next call of Next.
 func (c *httpConnection) buffered(ev *Event) (ok bool, err error) {
-	if c.lines != nil || !c.events.Buffered(&c.event) {
+	if c.lines != nil || c.options.Base64 || c.resume.path != nil || !c.events.Buffered(&c.event) {
 		return false, nil
 	}
 	return true, c.fill(ev)

@@ -76,19 +76,19 @@ func (s *Stream) Events(ctx context.Context) iter.Seq2[*Event, error] {
 //
 // To wake a goroutine for every few events costs more than the events do. So
 // while the reader waits, a line that has brought something lends it the
-// reading of its connection: the reader is the line's guest, and takes each
-// event on the goroutine that ranges over them, without a copy.
+// reading of its connection: the reader is the line's guest, and takes the
+// events on the goroutine that ranges over them, without a copy.
 type feed struct {
 	ready chan struct{} // something was gathered
 	space chan struct{} // the reader has taken what was gathered
 	// lent is received from by a reader that waits; nil where nothing is lent.
 	lent chan func(after func(held bool) error)
 
-	guest  bool   // the guest is taking an event; guarded by runner.mu
-	direct *Event // what it has taken
+	guest bool     // the guest is taking events; guarded by runner.mu
+	taken []*Event // by the guest
 
 	mu        sync.Mutex
-	gathering *gathered // a guest that has runner.mu needs no mu
+	gathering *gathered // who has runner.mu may look without mu
 	spare     *gathered // the reader's
 }
 
@@ -131,11 +131,12 @@ func (f *feed) lender(read func(after func(held bool) error) error) (after func(
 // next yields what the guest has taken, and what was gathered since; false when
 // the loop was left.
 func (f *feed) next(yield func(*Event, error) bool) bool {
-	if ev := f.direct; ev != nil {
-		if f.direct = nil; !yield(ev, nil) {
+	for _, ev := range f.taken {
+		if !yield(ev, nil) {
 			return false
 		}
 	}
+	f.taken = f.taken[:0]
 	select {
 	case <-f.ready:
 		return f.drain(yield)
@@ -178,21 +179,19 @@ const (
 
 // Append implements StreamLog.
 func (f *feed) Append(ctx context.Context, ev *Event) error {
-	if f.guest {
-		if f.direct == nil && len(f.gathering.events) == 0 {
-			f.direct = ev
-			return nil
-		}
-		f.gathering.add(ev)
-		f.wake()
+	if f.guest && len(f.gathering.events) == 0 {
+		f.taken = append(f.taken, ev)
 		return nil
 	}
 	for {
 		f.mu.Lock()
 		g := f.gathering
-		if n := len(g.events); n == 0 || n < maxGathered && g.size+len(ev.Data) <= maxGatheredBytes {
+		if n := len(g.events); n == 0 || n < maxGathered && g.size+len(ev.Data) <= maxGatheredBytes || f.guest {
 			g.add(ev)
 			f.mu.Unlock()
+			if f.guest {
+				f.wake()
+			}
 			return nil
 		}
 		f.mu.Unlock()

@@ -41,10 +41,7 @@ type line struct {
 	doubtful int         // what it delivers may begin with so many events delivered before
 	missed   bool        // it has read events that were not taken: its cursor is ahead
 
-	// Of the goroutine that reads its connection.
-	taking bool // it holds runner.mu
-	guest  bool // it is the one that ranges over the stream: see feed.go
-	digits [20]byte
+	guest bool // the goroutine that reads it ranges over the stream: see feed.go
 
 	mu      sync.Mutex
 	conn    Connection
@@ -124,12 +121,18 @@ type attempt struct {
 	watch  *watch.Watch
 	began  time.Time
 	from   Cursor
-	ev     Event  // the last one read …
-	read   bool   // … which has not been taken yet
+	burst  []slot // what was read; the first one …
+	read   bool   // … has not been taken yet
 	told   uint64 // of events, how many the watch knows of
 	events uint64 // of the kept types
 	missed bool   // an event was read that was not taken: the connection's cursor is ahead
 	places []func()
+}
+
+// slot is room for an event.
+type slot struct {
+	Event
+	digits [20]byte // of its number: see runner.sequenced
 }
 
 // free gives back the places that the attempt holds among the open streams of
@@ -450,12 +453,10 @@ func (r *runner) leave(l *line, a *attempt, s *streak, cause Cause) {
 
 // moved stores a cursor that went on without an event.
 func (r *runner) moved(l *line, c Cursor) {
-	if !l.taking {
-		if !r.lock(l) {
-			return // the connection will tell again when it ends
-		}
-		defer r.mu.Unlock()
+	if !r.lock(l) {
+		return // the connection will tell again when it ends
 	}
+	defer r.mu.Unlock()
 	leads := r.head == l.seam.Number || !r.abreast(l) && !l.seam.Behind()
 	if c == "" || c == r.cursor || l.waiting || l.missed || l.closed() || !leads {
 		return // nothing new, or another line knows better
@@ -497,7 +498,7 @@ func (r *runner) read(ctx context.Context, l *line, a *attempt, after func(held 
 		if err := a.next(); err != nil {
 			return l.reason(err)
 		}
-		held, err := r.burst(ctx, l, a)
+		held, err := r.take(ctx, l, a)
 		if err == nil {
 			err = after(held)
 		}
@@ -507,72 +508,76 @@ func (r *runner) read(ctx context.Context, l *line, a *attempt, after func(held 
 	}
 }
 
-// next reads the next event, unless there is one.
+// next waits for the next event.
 func (a *attempt) next() error {
-	if err := a.buffered(); a.read || err != nil {
-		return err
+	if a.read {
+		return nil
 	}
 	if n := a.events - a.told; n > 0 {
 		a.watch.Events(int(n))
 		a.told = a.events
 	}
-	if err := a.conn.Next(&a.ev); err != nil {
+	if a.burst == nil {
+		a.burst = make([]slot, 1)
+	}
+	if err := a.conn.Next(&a.burst[0].Event); err != nil {
 		return err
 	}
 	a.read = true
 	return nil
 }
 
-// buffered is next without waiting.
-func (a *attempt) buffered() (err error) {
-	if c, ok := a.conn.(*httpConnection); ok && !a.read {
-		a.read, err = c.buffered(&a.ev)
-	}
-	return err
-}
-
 // maxBurst bounds what is taken at once, so that others get their turn.
-const maxBurst = 256
+const maxBurst = 32
 
-// burst takes the event that was read and, for a line that is no guest, those
-// that came with it: the lock and the account are paid once for all of them. It
-// runs on the goroutine that reads. held says that the line waits for its place.
-func (r *runner) burst(ctx context.Context, l *line, a *attempt) (held bool, err error) {
+// take takes the event that was read and those that came with it, so that lock,
+// watch and account are paid once for all of them. It runs on the goroutine
+// that reads the line. held says that the line waits for its place.
+func (r *runner) take(ctx context.Context, l *line, a *attempt) (held bool, err error) {
 	if !r.lock(l) {
 		return false, errReturned
 	}
-	l.taking = true
+	if l.guest {
+		r.feed.guest = true
+	}
 	defer func() {
-		if l.taking = false; !l.guest {
-			r.stats.publish()
+		if r.stats.publish(); l.guest {
+			r.feed.guest = false
 		}
 		r.mu.Unlock()
 	}()
-	for range maxBurst {
-		if err := r.intake(ctx, l, a); err != nil {
+	conn, _ := a.conn.(*httpConnection)
+	a.read = false
+	at := &a.burst[0]
+	for n := 1; ; n++ {
+		if err := r.takeOne(ctx, l, a, at); err != nil {
 			return false, err
 		}
-		if l.guest {
-			break
+		if n == maxBurst || conn == nil {
+			return l.waiting, nil
 		}
-		if err := a.buffered(); err != nil {
+		if l.guest { // which keeps what it takes
+			if n == len(a.burst) {
+				a.burst = append(a.burst, slot{})
+			}
+			at = &a.burst[n]
+		}
+		switch more, err := conn.buffered(&at.Event); {
+		case err != nil:
 			return false, l.reason(err)
-		}
-		if !a.read {
-			break
+		case !more:
+			return l.waiting, nil
 		}
 	}
-	return l.waiting, nil
 }
 
-// intake takes the event that was read. It runs under r.mu.
-func (r *runner) intake(ctx context.Context, l *line, a *attempt) (err error) {
-	ev := &a.ev
-	a.read = false
+// takeOne takes one event. It runs under r.mu.
+func (r *runner) takeOne(ctx context.Context, l *line, a *attempt, s *slot) (err error) {
+	ev := &s.Event
 	if ev.Aside {
 		return r.aside(ctx, l, ev)
 	}
-	r.sequenced(ev, l.digits[:0])
+	r.sequenced(ev, s.digits[:0])
 	if r.types == nil || r.types[ev.Type] {
 		if a.events == 0 {
 			a.watch.Within(r.StaleAfter) // it is not quiet any more
@@ -598,9 +603,6 @@ func (r *runner) lock(l *line) bool {
 	}
 	if !l.guest {
 		r.mu.Lock()
-	}
-	if r.feed != nil {
-		r.feed.guest = l.guest
 	}
 	return true
 }

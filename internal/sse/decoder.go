@@ -99,9 +99,13 @@ func (d *Decoder) Next(ev *Event) error {
 	return d.err
 }
 
-// Buffered is Next for an event that needs no Read. It reports false, and leaves
-// ev alone, where there is none: Next says what comes then.
-func (d *Decoder) Buffered(ev *Event) bool { return !d.ended && d.scan(ev) }
+// Buffered puts the next event into ev if it is there already and lies in the
+// buffer as it is to be delivered, as most do; otherwise it reports false, and
+// Next says what comes. It calls nothing, and what earlier events hold stays
+// valid until the next call of Next.
+func (d *Decoder) Buffered(ev *Event) bool {
+	return d.fresh && !d.skipLF && d.pos < d.stop && d.cr == d.stop && d.whole(ev)
+}
 
 // LastEventID is the standard's last event ID string: what to resume from. A
 // block sets it when its blank line has come, with an event or without.

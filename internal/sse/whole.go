@@ -40,7 +40,7 @@ func (d *Decoder) whole(ev *Event) bool {
 			if n < 0 {
 				return false
 			}
-			id = b[p : p+n]
+			id = b[p : p+n : p+n]
 			p += n + 1
 		case b[p] == 'e' && string(b[p:p+6]) == "event:":
 			if p += 6; b[p] == ' ' {
@@ -65,13 +65,15 @@ func (d *Decoder) whole(ev *Event) bool {
 	d.pos, d.from = p+1, p+1
 	d.block = d.offset()
 	d.hasBlank = true
-	if id != nil {
+	if ev.ID, ev.HasID = id, id != nil; ev.HasID {
 		d.last = append(d.last[:0], id...)
+	} else {
+		ev.ID = d.last
 	}
 	if len(typ) == 0 {
 		typ = message
 	}
-	ev.ID, ev.HasID, ev.Type, ev.Data, ev.Time = d.last, id != nil, typ, data, d.time
+	ev.Type, ev.Data, ev.Time = typ, data, d.time
 	d.stats.Events++
 	return true
 }
