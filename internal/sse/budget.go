@@ -3,7 +3,7 @@ package sse
 import "sync/atomic"
 
 // Budget is a number of bytes shared by many decoders: what their buffers hold
-// for unfinished events beyond the 16 KiB that each may use for reading. Its
+// for unfinished events beyond the 32 KiB that each may use for reading. Its
 // methods may be called concurrently.
 type Budget struct {
 	limit int64

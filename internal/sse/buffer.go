@@ -7,7 +7,7 @@ import (
 
 const (
 	defaultBuffer = 512      // of an idle stream, of which there may be thousands
-	maxRead       = 16 << 10 // the buffer grows this far for reading alone, free of charge
+	maxRead       = 32 << 10 // the buffer grows this far for reading alone, free of charge
 	window        = 4        // rounds that a buffer has to be too large for before it shrinks
 )
 

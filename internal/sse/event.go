@@ -49,7 +49,7 @@ type Options struct {
 	// nil means no such bound.
 	Budget *Budget
 	// Buffer is the size of the read buffer to begin with, in bytes; it grows
-	// to 16 KiB under load and shrinks back. 0 means 512.
+	// to 32 KiB under load and shrinks back. 0 means 512.
 	Buffer int
 	// LastEventID is the id in force before the first byte: the one that the
 	// connection resumes from.

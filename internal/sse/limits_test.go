@@ -220,7 +220,7 @@ func TestLongComment(t *testing.T) {
 }
 
 func TestBudget(t *testing.T) {
-	budget := NewBudget(90 << 10)
+	budget := NewBudget(48 << 10)
 	next := func(d *Decoder, want string) {
 		t.Helper()
 		var ev Event
