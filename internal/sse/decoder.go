@@ -61,7 +61,8 @@ type Decoder struct {
 	tooLarge error
 	first    string
 
-	last     []byte // the last event ID string
+	last     []byte // the last event ID string …
+	passed   []byte // … unless it lies here still, in the buffer
 	retry    time.Duration
 	hasRetry bool
 	hasBlank bool   // there has been a blank line
@@ -84,6 +85,9 @@ func NewDecoder(r io.Reader, o Options) *Decoder {
 // (see [Decoder.Unfinished]), a [*TooLargeError], or the reader's own error as
 // it is; it stays the same from then on, and ev is left alone.
 func (d *Decoder) Next(ev *Event) error {
+	if d.passed != nil {
+		d.last, d.passed = append(d.last[:0], d.passed...), nil
+	}
 	for !d.ended {
 		if d.scan(ev) {
 			return nil
@@ -109,7 +113,14 @@ func (d *Decoder) Buffered(ev *Event) bool {
 
 // LastEventID is the standard's last event ID string: what to resume from. A
 // block sets it when its blank line has come, with an event or without.
-func (d *Decoder) LastEventID() string { return string(d.last) }
+func (d *Decoder) LastEventID() string { return string(d.lastID()) }
+
+func (d *Decoder) lastID() []byte {
+	if d.passed != nil {
+		return d.passed
+	}
+	return d.last
+}
 
 // Retry is the reconnection time that the feed asked for last, and whether it
 // has asked. It counts at once, even in a block that is never finished.

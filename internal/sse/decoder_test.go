@@ -110,11 +110,17 @@ func run(t testing.TB, r io.Reader, o Options) (outcome, Stats, error) {
 	for {
 		err := d.Next(&ev)
 		if err == nil {
-			if got := d.LastEventID(); got != string(ev.ID) {
-				t.Errorf("LastEventID %q after an event with the id %q", got, ev.ID)
+			var all []Event // stay valid together
+			for more := true; more; more = d.Buffered(&ev) {
+				if got := d.LastEventID(); got != string(ev.ID) {
+					t.Errorf("LastEventID %q after an event with the id %q", got, ev.ID)
+				}
+				all = append(all, ev)
 			}
-			out.Events = append(out.Events, event{string(ev.ID), string(ev.Type), string(ev.Data)})
-			out.Own = append(out.Own, ev.HasID)
+			for _, ev := range all {
+				out.Events = append(out.Events, event{string(ev.ID), string(ev.Type), string(ev.Data)})
+				out.Own = append(out.Own, ev.HasID)
+			}
 			continue
 		}
 		if again := d.Next(&ev); again != err {

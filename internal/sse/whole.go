@@ -65,15 +65,13 @@ func (d *Decoder) whole(ev *Event) bool {
 	d.pos, d.from = p+1, p+1
 	d.block = d.offset()
 	d.hasBlank = true
-	if ev.ID, ev.HasID = id, id != nil; ev.HasID {
-		d.last = append(d.last[:0], id...)
-	} else {
-		ev.ID = d.last
+	if id != nil {
+		d.passed = id
 	}
 	if len(typ) == 0 {
 		typ = message
 	}
-	ev.Type, ev.Data, ev.Time = typ, data, d.time
+	ev.ID, ev.HasID, ev.Type, ev.Data, ev.Time = d.lastID(), id != nil, typ, data, d.time
 	d.stats.Events++
 	return true
 }
