@@ -42,6 +42,8 @@ var cases = []struct {
 	{"id sticks", "id: 1\ndata: a\n\ndata: b\n\n", []event{{"1", "message", "a"}, {"1", "message", "b"}}},
 	{"empty id resets", "id: 1\ndata: a\n\nid\ndata: b\n\nid:2\ndata: c\n\nid:\ndata: d\n\n",
 		[]event{{"1", "message", "a"}, {"", "message", "b"}, {"2", "message", "c"}, {"", "message", "d"}}},
+	{"ids of several events", "id: 1\ndata: a\n\nid: 2\ndata: b\n\ndata: c\n\nid: 3\nevent: e\ndata: d\n\ndata: e\n\n",
+		[]event{{"1", "message", "a"}, {"2", "message", "b"}, {"2", "message", "c"}, {"3", "e", "d"}, {"3", "message", "e"}}},
 	{"id-only block", "data: a\n\nid: 2\n\ndata: b\n\nid: 3\n\n", []event{{"", "message", "a"}, {"2", "message", "b"}}},
 	{"NUL in id", "id: 1\ndata: a\n\nid: 2\x003\ndata: b\n\n", []event{{"1", "message", "a"}, {"1", "message", "b"}}},
 	{"NUL, then a field in the id", "id: 1\ndata: a\n\nid: 2\x00data: b, which is part of the id\n\n", []event{{"1", "message", "a"}}},
