@@ -15,7 +15,9 @@ import (
 //
 // Each event brings the cursor that resumes the stream after it: store it with
 // what was made of the event, and set From to it the next time. The event's ID
-// and Data are valid until the next iteration.
+// and Data are valid until the next iteration. Most of the time the loop's own
+// goroutine reads the connection: one that takes long over an event keeps the
+// next ones waiting at the site.
 func (s *Stream) Events(ctx context.Context) iter.Seq2[*Event, error] {
 	return func(yield func(*Event, error) bool) {
 		if s.Target == nil {

@@ -354,7 +354,9 @@ func TestSpliceTable(t *testing.T) {
 						if a.lost == 0 && !replaying && change == "break" {
 							t.Error("nothing is lost: the test tests nothing")
 						}
-						if a.doubled > 0 {
+						// Of events that look alike, chance may hide the place; the
+						// ledger must say so, which was asked above.
+						if a.doubled > 0 && kind != "alike" {
 							t.Errorf("%d events are doubled", a.doubled)
 						}
 						if a.delivered+a.lost < last-10 {

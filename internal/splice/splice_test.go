@@ -2,6 +2,7 @@ package splice
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"testing"
 )
@@ -118,6 +119,35 @@ func TestWindowIsBounded(t *testing.T) {
 	next := &Line{Number: 2}
 	if v := s.Offer(next, []byte(strconv.Itoa(2*Window)), 2*Window); !v.Duplicate {
 		t.Errorf("oldest remembered event: %v, want a duplicate", v)
+	}
+}
+
+// TestLookup holds the chains against what is remembered.
+func TestLookup(t *testing.T) {
+	s, rng := New(), rand.New(rand.NewPCG(1, 2))
+	for range 3 * Window {
+		n := rng.IntN(2 * Window)
+		id := strconv.Itoa(n)
+		if n%2 == 0 {
+			id = "x" + id
+		}
+		if n%5 == 0 {
+			id = ""
+		}
+		key := s.name([]byte(id)).key(s.epoch)
+		s.remember(entry{key: key})
+		if rng.IntN(20) > 0 {
+			continue
+		}
+		for _, probe := range []uint64{key, s.ring[rng.IntN(len(s.ring))].key, rng.Uint64()} {
+			want := s.end - 1
+			for want >= s.base() && s.entry(want).key != probe {
+				want--
+			}
+			if got, ok := s.lookup(probe); ok != (probe != 0 && want >= s.base()) || ok && got != want {
+				t.Fatalf("after %d events: %d, %v; want %d", s.end, got, ok, want)
+			}
+		}
 	}
 }
 
