@@ -8,6 +8,9 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"unicode/utf8"
+
+	"github.com/tidwall/gjson"
 )
 
 // ResumeBy says what of an event the cursor is, and how it is sent when the
@@ -94,39 +97,50 @@ func (r resume) send(req *http.Request, from Cursor) {
 // otherwise the text without white space. It finds nothing in data that is not
 // JSON, and no null.
 func find(data []byte, path []string) ([]byte, bool) {
-	value := json.RawMessage(data)
+	if !json.Valid(data) {
+		return nil, false
+	}
+	value := gjson.ParseBytes(data)
 	for _, part := range path {
-		value = bytes.TrimLeft(value, " \t\r\n")
-		if len(value) == 0 {
-			return nil, false
-		}
-		if value[0] == '[' {
-			var list []json.RawMessage
-			i, err := strconv.Atoi(part)
-			if err != nil || i < 0 || json.Unmarshal(value, &list) != nil || i >= len(list) {
+		list, at := value.IsArray(), 0
+		if list {
+			var err error
+			if at, err = strconv.Atoi(part); err != nil {
 				return nil, false
 			}
-			value = list[i]
-			continue
-		}
-		var fields map[string]json.RawMessage
-		if json.Unmarshal(value, &fields) != nil {
+		} else if !value.IsObject() {
 			return nil, false
 		}
-		value = fields[part]
+		var found gjson.Result
+		value.ForEach(func(key, v gjson.Result) bool {
+			if list && at == 0 || !list && content(key) == part {
+				found = v // of equal keys the last one counts
+			}
+			at--
+			return !list || at >= 0
+		})
+		value = found
+	}
+	switch {
+	case !value.Exists(), value.Type == gjson.Null:
+		return nil, false
+	case value.Type == gjson.String:
+		text := content(value)
+		return []byte(text), text != ""
+	case value.IsArray(), value.IsObject():
+		var b bytes.Buffer
+		err := json.Compact(&b, []byte(value.Raw))
+		return b.Bytes(), err == nil
+	}
+	return []byte(value.Raw), true
+}
+
+// content is what a JSON string says, as encoding/json has it.
+func content(v gjson.Result) string {
+	if !strings.Contains(v.Raw, `\`) && utf8.ValidString(v.Raw) {
+		return v.Str
 	}
 	var text string
-	switch {
-	case len(value) == 0 || string(value) == "null":
-		return nil, false
-	case value[0] != '"':
-		var b bytes.Buffer
-		if json.Compact(&b, value) != nil {
-			return nil, false
-		}
-		return b.Bytes(), true
-	case json.Unmarshal(value, &text) != nil || text == "":
-		return nil, false
-	}
-	return []byte(text), true
+	_ = json.Unmarshal([]byte(v.Raw), &text) // it is valid
+	return text
 }

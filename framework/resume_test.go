@@ -1,6 +1,8 @@
 package framework
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -205,17 +207,61 @@ func TestResumeByIsChecked(t *testing.T) {
 	}
 }
 
-// FuzzFind looks for panics, and for values that are not in the document.
+// FuzzFind compares with what encoding/json makes of the document.
 func FuzzFind(f *testing.F) {
 	f.Add([]byte(`{"a": {"b": [1, "x"]}}`), "json:/a/b/1")
 	f.Add([]byte(`[null, {"": 1e5}]`), "json:1.x")
+	for _, doc := range []string{`{"a":"\ud800\u0041"}`, "{\"a\":\"\xff\"}", `{"\u0061":"x\/\b"}`, `{"a":1,"a":2}`, `{"a":[ ],"a":{ }}`, "{\"\xff\":1}"} {
+		f.Add([]byte(doc), "json:a")
+		f.Add([]byte(doc), "json:\uFFFD")
+	}
 	f.Fuzz(func(t *testing.T, doc []byte, from string) {
 		r, err := ResumeBy{From: from}.parse()
 		if err != nil || r.path == nil {
 			return
 		}
-		if v, ok := find(doc, r.path); ok != (len(v) > 0) {
-			t.Errorf("%q, %v", v, ok)
+		v, ok := find(doc, r.path)
+		if want, there := findSlowly(doc, r.path); ok != there || string(v) != string(want) {
+			t.Errorf("%q, %v; want %q, %v", v, ok, want, there)
 		}
 	})
+}
+
+// findSlowly is find by encoding/json alone.
+func findSlowly(data []byte, path []string) ([]byte, bool) {
+	value := json.RawMessage(data)
+	for _, part := range path {
+		value = bytes.TrimLeft(value, " \t\r\n")
+		if len(value) == 0 {
+			return nil, false
+		}
+		if value[0] == '[' {
+			var list []json.RawMessage
+			i, err := strconv.Atoi(part)
+			if err != nil || i < 0 || json.Unmarshal(value, &list) != nil || i >= len(list) {
+				return nil, false
+			}
+			value = list[i]
+			continue
+		}
+		var fields map[string]json.RawMessage
+		if json.Unmarshal(value, &fields) != nil {
+			return nil, false
+		}
+		value = fields[part]
+	}
+	var text string
+	switch {
+	case len(value) == 0 || string(value) == "null":
+		return nil, false
+	case value[0] != '"':
+		var b bytes.Buffer
+		if json.Compact(&b, value) != nil {
+			return nil, false
+		}
+		return b.Bytes(), true
+	case json.Unmarshal(value, &text) != nil || text == "":
+		return nil, false
+	}
+	return []byte(text), true
 }
