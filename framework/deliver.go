@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -146,7 +145,7 @@ func (d *deliverer) open(ctx context.Context) (Position, error) {
 		}
 		d.sink = s
 	}
-	info := SinkInfo{ID: d.ID, Journal: d.journal.ID(), Partition: d.partition, Columns: d.layout.columns, Adopt: d.Adopt}
+	info := SinkInfo{ID: d.ID, Journal: d.journal.ID(), Partition: d.partition, Columns: d.layout.columns, Begin: d.begin, Adopt: d.Adopt}
 	if d.Restart {
 		first, _ := d.journal.Bounds(d.partition)
 		info.Restart = max(first, 1)
@@ -155,21 +154,20 @@ func (d *deliverer) open(ctx context.Context) (Position, error) {
 	if err != nil {
 		return pos, err
 	}
-	if pos.Seq == 0 && d.begin > 0 && !d.Restart {
-		begin := pos
-		begin.Seq, begin.Event = d.begin, math.MaxInt32 // after all of the chunk
-		if err := d.sink.Write(ctx, &Batch{From: pos, To: begin}); err != nil {
-			return pos, err
-		}
-		pos = begin
-	}
 	if !d.plausible(pos) {
+		if d.Refused && !d.Restart {
+			// It keeps each event once, however often it reads it, and is
+			// nobody's to look after.
+			d.Restart = true
+			return d.open(ctx)
+		}
 		first, last := d.journal.Bounds(d.partition)
 		return pos, &PositionError{
 			Sink: d.ID, Want: Position{Journal: d.journal.ID(), Partition: d.partition, Seq: last}, Have: pos,
 			Reason: fmt.Sprintf("the destination's position is outside of the journal, which holds chunks %d to %d: the journal or the destination was replaced by another copy; bring them together again, or start with --restart-sink %s to deliver anew what the journal holds", first, last, d.ID),
 		}
 	}
+	d.Adopt, d.Restart = false, false // once is enough
 	return pos, nil
 }
 
@@ -183,10 +181,12 @@ func (d *deliverer) plausible(p Position) bool {
 // a batch was committed.
 func (d *deliverer) attempt(ctx context.Context) (delivered bool, err error) {
 	pos, err := d.open(ctx)
+	if d.sink != nil { // also where it is open and of no use
+		defer d.sink.Close()
+	}
 	if err != nil {
 		return false, err
 	}
-	defer d.sink.Close()
 	d.journal.Release(d.ID, pos)
 	d.next(pos)
 	for name, n := range d.counts { // of a batch that was never committed

@@ -114,6 +114,7 @@ type memSink struct {
 	refuse            func(*Record) error
 
 	mu      sync.Mutex
+	opened  []SinkInfo
 	pos     Position
 	batches [][]Record
 	times   []time.Time
@@ -122,13 +123,17 @@ type memSink struct {
 func (s *memSink) Open(_ context.Context, info SinkInfo) (Position, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.opened = append(s.opened, info)
 	if s.openErr != nil {
 		if err := s.openErr(); err != nil {
 			return Position{}, err
 		}
 	}
-	if s.pos.Journal == "" {
+	switch {
+	case info.Restart > 0:
 		s.pos = Position{Journal: info.Journal, Partition: info.Partition}
+	case s.pos.Journal == "":
+		s.pos = info.First()
 	}
 	return s.pos, nil
 }

@@ -169,3 +169,41 @@ func TestNewSinkMayBeginWithTheLatest(t *testing.T) {
 		t.Errorf("records %q, want 3", got)
 	}
 }
+
+// A sink that is to begin anew does so once, however often it is opened and
+// whenever it first answers, and does not begin with the latest then.
+func TestBeginningAnewCountsOnce(t *testing.T) {
+	j, s := newMemJournal(), &memSink{}
+	j.commit("t/s", "1", "2")
+	deliverAll(t, newDeliverer(j, s, SinkConfig{BatchRecords: 10}))
+	s.opened = nil
+	d := newDeliverer(j, s, SinkConfig{BatchRecords: 10, Latest: true, Restart: true})
+	_, d.begin = j.Bounds(0)
+	down := true
+	s.openErr = func() error {
+		if down {
+			return errors.New("it is down")
+		}
+		return nil
+	}
+	if _, err := d.open(t.Context()); err == nil {
+		t.Fatal("no error")
+	}
+	down = false
+	for range 2 {
+		if pos, err := d.open(t.Context()); err != nil || pos.Seq != 0 {
+			t.Fatalf("open: %v, %v, want the beginning", pos, err)
+		}
+	}
+	var asked []uint64
+	for _, info := range s.opened {
+		asked = append(asked, info.Restart)
+	}
+	if !slices.Equal(asked, []uint64{1, 1, 0}) {
+		t.Errorf("the sink was asked to begin anew from chunks %v, want twice, the second time with success", asked)
+	}
+	deliverAll(t, d)
+	if got := s.data(); !slices.Equal(got, []string{"1", "2", "1", "2"}) {
+		t.Errorf("records %q, want both twice", got)
+	}
+}

@@ -3,6 +3,7 @@ package framework
 import (
 	"context"
 	"fmt"
+	"math"
 )
 
 // Sink is where records are delivered, in batches.
@@ -13,9 +14,8 @@ import (
 // moves in the same transaction as the rows.
 type Sink interface {
 	// Open connects, makes what is missing and is allowed to be made, and
-	// returns the position kept in the destination. A destination that has
-	// never seen this sink returns info's journal and partition with Seq 0. A
-	// destination that knows another journal returns a *PositionError (unless
+	// returns the position kept in the destination. One that has never seen
+	// this sink takes info.First for it, and keeps that. A destination that knows another journal returns a *PositionError (unless
 	// info.Adopt). It is called again after a Write failed and the engine has
 	// waited.
 	Open(ctx context.Context, info SinkInfo) (Position, error)
@@ -41,6 +41,9 @@ type SinkInfo struct {
 	// Columns are those of the records, beside what each record has; empty
 	// means that the records have their Data only.
 	Columns []Column
+	// Begin, when not 0, is the chunk after which a sink begins that the
+	// destination has never seen.
+	Begin uint64
 	// Adopt lets the sink take over a destination that knows another journal:
 	// its rows stay, and its position is set to the beginning of this one.
 	Adopt bool
@@ -49,6 +52,15 @@ type SinkInfo struct {
 	// that the journal keeps), which are then delivered again; what is older
 	// stays. Its position is set to the beginning.
 	Restart uint64
+}
+
+// First is the position of a sink that the destination has never seen.
+func (i *SinkInfo) First() Position {
+	p := Position{Journal: i.Journal, Partition: i.Partition}
+	if i.Begin > 0 {
+		p.Seq, p.Event = i.Begin, math.MaxInt32 // after all of the chunk
+	}
+	return p
 }
 
 // Batch is a run of records of one partition, in journal order.

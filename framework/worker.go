@@ -242,7 +242,6 @@ func (w *Worker) prepare(ctx context.Context) error {
 				w.config.Journal.Release(c.ID, Position{Journal: w.config.Journal.ID(), Partition: p})
 			default:
 				w.config.Journal.Release(c.ID, pos)
-				d.Adopt, d.Restart = false, false // once is enough
 			}
 			if d.sink != nil {
 				if err := d.sink.Close(); err != nil {

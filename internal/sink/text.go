@@ -1,7 +1,9 @@
 // Package sink holds what kinds of sinks share, each of which lies in a package
 // below.
 //
-// It has one function, [Text]. It deliberately does not know any destination.
+// [Text] is how odd texts are kept, [CheckColumns] which columns a table can
+// have, [ParseNumber] what numbers are made of. It deliberately does not know any
+// destination.
 package sink
 
 import (

@@ -30,6 +30,9 @@ type progress struct {
 	File   string    `json:"file"`
 	Size   int64     `json:"size"`
 	Begun  time.Time `json:"begun"`
+	// Removing is the chunk from which on records are being removed, while
+	// that is under way: see remove.
+	Removing uint64 `json:"removing,omitempty"`
 }
 
 func (p *progress) position() framework.Position {
@@ -162,7 +165,7 @@ func (s *Sink) reopen(p *progress) (*os.File, error) {
 	path := filepath.Join(s.config.Dir, p.File)
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s is gone, to which the next records belong: put it back (files before it may be moved away), or give these records up by removing %s: everything in the journal is delivered again then: %w", path, s.progressPath(), err)
+		return nil, fmt.Errorf("%s is gone, to which the next records belong: put it back (files before it may be moved away), or start with --restart-sink %s to deliver anew what the journal holds: %w", path, s.id, err)
 	} else if err != nil {
 		return nil, err
 	}
@@ -181,7 +184,7 @@ func (s *Sink) trim(f *os.File, p *progress) error {
 	}
 	switch size := info.Size(); {
 	case size < p.Size:
-		return fmt.Errorf("%s has %d bytes of the %d that were written to it: something else cut it: restore it from a copy, or remove %s to have everything in the journal delivered again", f.Name(), size, p.Size, s.progressPath())
+		return fmt.Errorf("%s has %d bytes of the %d that were written to it: something else cut it: restore it from a copy, or start with --restart-sink %s to deliver anew what the journal holds", f.Name(), size, p.Size, s.id)
 	case size > p.Size:
 		s.config.Log.Info("the end of a file was not counted: its records are written again", "file", f.Name(), "bytes", size-p.Size)
 		return f.Truncate(p.Size)

@@ -51,7 +51,8 @@ type Config struct {
 	// Compress makes each batch a frame of zstd: files end in .jsonl.zst, and
 	// what was written can be read up to the last whole frame.
 	Compress bool
-	// Log is told when a file is begun or cut. Nil logs nothing.
+	// Log is told when a file is begun or cut, and when records are removed.
+	// Nil logs nothing.
 	Log *slog.Logger
 }
 
@@ -126,6 +127,7 @@ func (s *Sink) open(ctx context.Context, info framework.SinkInfo) (framework.Pos
 	}
 	defer s.release()
 	p, err := s.readProgress()
+	known := err == nil
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		// Files may be there whose position was removed: they stay.
@@ -133,20 +135,30 @@ func (s *Sink) open(ctx context.Context, info framework.SinkInfo) (framework.Pos
 		if err != nil {
 			return start, err
 		}
-		p = progress{Sink: s.id, Partition: s.partition, Journal: info.Journal, Number: last}
-		return start, s.writeProgress(&p)
+		first := info.First()
+		p = progress{Sink: s.id, Partition: s.partition, Journal: first.Journal, Seq: first.Seq, Event: first.Event, Number: last}
 	case err != nil:
 		return start, err
 	}
-	pos := p.position()
-	if pos.Journal != info.Journal && !info.Adopt {
+	switch pos := p.position(); {
+	case info.Restart > 0:
+		p.Journal, p.Removing = info.Journal, info.Restart
+		return start, s.remove(ctx, &p)
+	case !known:
+		return pos, s.writeProgress(&p)
+	case pos.Journal != info.Journal && !info.Adopt:
 		return pos, &framework.PositionError{Sink: info.ID, Want: start, Have: pos,
 			Reason: s.config.Dir + " was filled from another journal: adopt it (its files stay, this journal is delivered from its beginning), or choose another directory"}
 	}
-	if err := s.cut(&p); err != nil {
-		return pos, err
+	if p.Removing > 0 { // it was ended in the middle of that
+		if err := s.remove(ctx, &p); err != nil {
+			return start, err
+		}
 	}
-	if pos.Journal == info.Journal {
+	if err := s.cut(&p); err != nil {
+		return p.position(), err
+	}
+	if pos := p.position(); pos.Journal == info.Journal {
 		return pos, nil
 	}
 	p.Journal, p.Seq, p.Event = info.Journal, 0, 0

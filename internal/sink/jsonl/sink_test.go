@@ -340,7 +340,7 @@ func TestFilesMeddledWith(t *testing.T) {
 		}
 	}
 
-	// The way out that the messages name: everything again, into new files.
+	// Without a position: everything again, into new files.
 	if err := os.Remove(position); err != nil {
 		t.Fatal(err)
 	}

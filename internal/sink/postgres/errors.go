@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/holdline/scrape/framework"
@@ -12,6 +13,7 @@ import (
 
 var (
 	errClosed   = errors.New("the sink is not open")
+	errChanged  = errors.New("the table's columns were changed: it is looked at again")
 	errPatience = errors.New("the server did not answer in time")
 )
 
@@ -24,11 +26,12 @@ func code(err error) string {
 }
 
 // refusesRow tells whether err may be about the content of a row: data that
-// does not fit, a constraint, a value too long for an index, a trigger's
-// exception (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+// does not fit, a constraint, a value too long for an index or nested too deep,
+// a trigger's exception
+// (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 func refusesRow(err error) bool {
 	c := code(err)
-	return strings.HasPrefix(c, "22") || strings.HasPrefix(c, "23") || c == "44000" || c == "54000" || c == "P0001"
+	return c == "44000" || slices.ContainsFunc([]string{"21", "22", "23", "54", "P0"}, func(class string) bool { return strings.HasPrefix(c, class) })
 }
 
 var remedies = map[string]string{

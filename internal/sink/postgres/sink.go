@@ -29,6 +29,8 @@ const (
 	// patience is how long the server may take for one Open or one Write. What
 	// it did by then is found out by the next Open.
 	patience = 2 * time.Minute
+	// restartPatience is how long it may take to remove what it has.
+	restartPatience = time.Hour
 	// lockWait is how long the server waits for locks that others hold.
 	lockWait = 10 * time.Second
 	// connectWait is how long connecting may take, unless the URL has a
@@ -45,8 +47,9 @@ type Config struct {
 	// in front of it or without: ASCII letters, digits and underscores, upper
 	// and lower case being different. It is made when missing, its schema is not.
 	Table string
-	// Log is told when a table is made or gets a column, and when the server
-	// answers before a commit is durable. Nil logs nothing.
+	// Log is told when a table is made or gets a column, when records are
+	// removed, and when the server answers before a commit is durable. Nil logs
+	// nothing.
 	Log *slog.Logger
 }
 
@@ -60,12 +63,17 @@ type Sink struct {
 	log       *slog.Logger
 	// These are fields so that a test need not wait as long.
 	patience, lockWait time.Duration
+	maxRow             int
 
 	id        string
 	partition int
 	conn      *pgx.Conn // nil when closed
-	has       []found   // the table's columns, as Open saw them
-	data      dataType
+	own       []framework.Column
+	columns   []column // of which are own the last
+	names     []string // of the columns
+	has       []found  // what the table has, as Open left it
+	stamp     string   // and how its columns are
+	encoder   encoder
 	buf       []byte // of the last COPY, kept for the next
 	warned    bool
 }
@@ -107,7 +115,7 @@ func New(c Config) (*Sink, error) {
 	config.DialFunc = dialer.DialContext
 	s := &Sink{
 		config: config, name: name, table: quote(name), positions: quote(positionsTable),
-		log: c.Log.With("table", c.Table), patience: patience, lockWait: lockWait,
+		log: c.Log.With("table", c.Table), patience: patience, lockWait: lockWait, maxRow: maxRow,
 	}
 	if qualified {
 		s.table, s.positions = quote(schema)+"."+s.table, quote(schema)+"."+s.positions
@@ -126,9 +134,13 @@ func (s *Sink) Open(ctx context.Context, info framework.SinkInfo) (framework.Pos
 	if err := s.Close(); err != nil {
 		return framework.Position{}, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, s.patience, errPatience)
+	patience := s.patience
+	if info.Restart > 0 {
+		patience = max(patience, restartPatience)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errPatience)
 	defer cancel()
-	s.id, s.partition = info.ID, info.Partition
+	s.id, s.partition, s.own = info.ID, info.Partition, info.Columns
 	pos, err := s.open(ctx, info)
 	if err != nil {
 		err = s.explain(ctx, err)
@@ -139,6 +151,9 @@ func (s *Sink) Open(ctx context.Context, info framework.SinkInfo) (framework.Pos
 }
 
 func (s *Sink) open(ctx context.Context, info framework.SinkInfo) (pos framework.Position, err error) {
+	if s.columns, err = columnsOf(info.Columns); err != nil {
+		return pos, err
+	}
 	if s.conn, err = pgx.ConnectConfig(ctx, s.config); err != nil {
 		return pos, err
 	}

@@ -126,6 +126,8 @@ func TestSink(t *testing.T) {
 		"RecordRefused": testRecordRefused, "PositionTampered": testPositionTampered, "PositionGone": testPositionGone,
 		"Locked": testLocked, "Silent": testSilent, "ReadOnly": testReadOnly, "RowsDropped": testRowsDropped,
 		"Durable": testDurable, "LeftBehind": testLeftBehind, "TypesChanged": testTypesChanged,
+		"ColumnsStored": testColumnsStored, "ColumnsTable": testColumnsTable, "ColumnsRefused": testColumnsRefused,
+		"ColumnsAltered": testColumnsAltered, "TooLarge": testTooLarge, "BeginAnew": testBeginAnew,
 	} {
 		t.Run(name, func(t *testing.T) { story(t, server) })
 	}

@@ -2,12 +2,12 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/holdline/scrape/framework"
+	"github.com/holdline/scrape/internal/sink"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -19,16 +19,55 @@ type column struct {
 	// notNull is how the column is declared. optional ones are added to a
 	// table that lacks them; for the others a person has to decide.
 	notNull, optional bool
+	// mapped tells that it is one of the records' own columns.
+	mapped bool
 }
 
-var columns = []column{
-	{"_key", []string{"text", "character varying"}, true, false},
-	{"stream", []string{"text", "character varying"}, true, false},
-	{"id", []string{"text", "character varying"}, false, true},
-	{"type", []string{"text", "character varying"}, true, false},
-	{"time", []string{"timestamp with time zone"}, true, false},
-	{"data", []string{"text", "character varying", "json", "jsonb"}, false, false},
-	{"raw", []string{"bytea"}, false, true},
+var standard = []column{
+	{name: "_key", types: []string{"text", "character varying"}, notNull: true},
+	{name: "stream", types: []string{"text", "character varying"}, notNull: true},
+	{name: "id", types: []string{"text", "character varying"}, optional: true},
+	{name: "type", types: []string{"text", "character varying"}, notNull: true},
+	{name: "time", types: []string{"timestamp with time zone"}, notNull: true},
+}
+
+// payload is there when the records have no columns of their own.
+var payload = []column{
+	{name: "data", types: []string{"text", "character varying", "json", "jsonb"}},
+	{name: "raw", types: []string{"bytea"}, optional: true},
+}
+
+var kinds = map[framework.ColumnType][]string{
+	framework.ColumnText:    {"text", "character varying"},
+	framework.ColumnInteger: {"bigint"},
+	framework.ColumnNumber:  {"numeric"},
+	framework.ColumnBoolean: {"boolean"},
+	framework.ColumnTime:    {"timestamp with time zone"},
+	framework.ColumnJSON:    {"jsonb", "json"},
+}
+
+// CheckColumns tells whether a table can have columns of these names.
+func CheckColumns(columns []framework.Column) error {
+	return sink.CheckColumns(columns, "ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
+}
+
+// columnsOf are the columns of a table for records with these of their own.
+func columnsOf(own []framework.Column) ([]column, error) {
+	if len(own) == 0 {
+		return slices.Concat(standard, payload), nil
+	}
+	if err := CheckColumns(own); err != nil {
+		return nil, err
+	}
+	columns := slices.Clone(standard)
+	for _, c := range own {
+		types, ok := kinds[c.Type]
+		if !ok {
+			return nil, fmt.Errorf("the column %q is of an unknown type %q", c.Name, c.Type)
+		}
+		columns = append(columns, column{name: c.Name, types: types, notNull: c.Required, optional: !c.Required, mapped: true})
+	}
+	return columns, nil
 }
 
 func (c *column) declare() string {
@@ -41,10 +80,12 @@ func (c *column) declare() string {
 	return quote(c.name) + " " + c.types[0]
 }
 
-// add is how the column comes into a table that may have rows.
+// add is how the column comes into a table that has rows.
 func (c *column) add() string {
 	d := "ADD COLUMN " + quote(c.name) + " " + c.types[0]
 	switch {
+	case c.mapped: // what older rows would have there only a person knows
+		return d
 	case c.notNull && c.name == "time":
 		return d + " NOT NULL DEFAULT 'epoch'"
 	case c.notNull:
@@ -84,6 +125,7 @@ func (s *Sink) ensureTables(ctx context.Context) error {
 // found is a column as the server describes it.
 type found struct {
 	name, typ string
+	notNull   bool
 	// needs tells whether it must be given a value.
 	needs bool
 }
@@ -95,13 +137,13 @@ type querier interface {
 
 func (s *Sink) readColumns(ctx context.Context, in querier) ([]found, error) {
 	rows, err := in.Query(ctx, `SELECT attname::text, split_part(format_type(atttypid, atttypmod), '(', 1),
-			attnotnull AND NOT atthasdef AND attidentity = ''
+			attnotnull, attnotnull AND NOT atthasdef AND attidentity = ''
 		FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped`, s.table)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (f found, err error) {
-		return f, row.Scan(&f.name, &f.typ, &f.needs)
+		return f, row.Scan(&f.name, &f.typ, &f.notNull, &f.needs)
 	})
 }
 
@@ -119,45 +161,47 @@ func (s *Sink) ensureTable(ctx context.Context, tx pgx.Tx) error {
 	} else if err := s.checkTable(ctx, tx, has); err != nil {
 		return err
 	}
-	s.has, err = s.readColumns(ctx, tx)
-	return err
+	if s.has, err = s.readColumns(ctx, tx); err != nil {
+		return err
+	}
+	s.encoder = newEncoder(s.own, s.has)
+	s.names = make([]string, len(s.columns))
+	for i, c := range s.columns {
+		s.names[i] = c.name
+	}
+	return tx.QueryRow(ctx, "SELECT "+stamp, s.table, s.names).Scan(&s.stamp)
 }
+
+// stamp is a text that changes when columns that are written to ($2, of the
+// table $1) become others. The binary form of COPY would take a number for a
+// time.
+const stamp = `(SELECT coalesce(string_agg(concat_ws(' ', attname, atttypid, atttypmod), ',' ORDER BY attnum), '')
+	FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped AND attname::text = ANY($2))`
 
 // checkTable adds the optional columns that the table lacks, and checks that
 // the others fit and that none else needs a value.
 func (s *Sink) checkTable(ctx context.Context, tx pgx.Tx, has []found) error {
 	var missing, statements []string
-	for i := range columns {
-		c := &columns[i]
+	for i := range s.columns {
+		c := &s.columns[i]
 		at := slices.IndexFunc(has, func(f found) bool { return f.name == c.name })
-		if at < 0 {
-			alter := "ALTER TABLE " + s.table + " " + c.add()
-			if c.optional {
-				if _, err := tx.Exec(ctx, alter); err != nil {
-					return fmt.Errorf("column %q is missing and cannot be added (the table's owner can: %s;): %w", c.name, alter, err)
-				}
-				s.log.Info("added a column to the table", "column", c.name)
-				continue
+		if at >= 0 {
+			if err := s.fits(c, has[at]); err != nil {
+				return err
 			}
-			missing, statements = append(missing, fmt.Sprintf("%q", c.name)), append(statements, alter)
-			if c.name == "_key" { // no row without its key
-				statements = []string{fmt.Sprintf("ALTER TABLE %s RENAME TO %s", s.table, quote(s.name+"_old"))}
-				break
-			}
+			has = slices.Delete(has, at, at+1)
 			continue
 		}
-		f := has[at]
-		has = slices.Delete(has, at, at+1)
-		if !slices.Contains(c.types, f.typ) {
-			return fmt.Errorf("table %s has a column %q of type %s: name another table, or run: ALTER TABLE %s ALTER COLUMN %s TYPE %s USING %s::%s;",
-				s.table, c.name, f.typ, s.table, quote(c.name), c.types[0], quote(c.name), c.types[0])
+		added, err := s.addColumn(ctx, tx, c)
+		if err != nil {
+			return err
+		} else if added {
+			continue
 		}
-		if c.name == "data" {
-			s.data = dataType(f.typ)
-		}
-		if f.needs && !c.notNull {
-			return fmt.Errorf("table %s has a column %q that must not be NULL: name another table, or run: ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL;",
-				s.table, c.name, s.table, quote(c.name))
+		missing, statements = append(missing, fmt.Sprintf("%q", c.name)), append(statements, s.alter(c.add()))
+		if c.name == "_key" { // no row without its key
+			statements = []string{s.alter("RENAME TO " + quote(s.name+"_old"))}
+			break
 		}
 	}
 	if len(missing) > 0 {
@@ -165,22 +209,57 @@ func (s *Sink) checkTable(ctx context.Context, tx pgx.Tx, has []found) error {
 	}
 	for _, f := range has {
 		if f.needs {
-			return fmt.Errorf("table %s has a column %q that must not be NULL and has no default, which this sink does not fill: name another table, or run: ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL;",
-				s.table, f.name, s.table, quote(f.name))
+			return fmt.Errorf("table %s has a column %q that must not be NULL and has no default, which this sink does not fill: name another table, or run: %s;",
+				s.table, f.name, s.alter("ALTER COLUMN "+quote(f.name)+" DROP NOT NULL"))
 		}
 	}
 	return nil
 }
 
+// fits checks that the column, which the table has, can take the values.
+func (s *Sink) fits(c *column, f found) error {
+	if !slices.Contains(c.types, f.typ) {
+		return fmt.Errorf("table %s has a column %q of type %s: name another table, or run: %s;",
+			s.table, c.name, f.typ, s.alter(fmt.Sprintf("ALTER COLUMN %s TYPE %s USING %s::%s", quote(c.name), c.types[0], quote(c.name), c.types[0])))
+	}
+	if f.notNull && !c.notNull {
+		return fmt.Errorf("table %s has a column %q that must not be NULL, and some records have nothing for it: name another table, or run: %s;",
+			s.table, c.name, s.alter("ALTER COLUMN "+quote(c.name)+" DROP NOT NULL"))
+	}
+	return nil
+}
+
+// addColumn adds a column that is optional, or one of the records' own while
+// the table has no rows.
+func (s *Sink) addColumn(ctx context.Context, tx pgx.Tx, c *column) (bool, error) {
+	declared := c.declare()
+	if !c.optional {
+		if !c.mapped {
+			return false, nil
+		}
+		var rows bool
+		if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM "+s.table+")").Scan(&rows); err != nil || rows {
+			return false, err
+		}
+	}
+	add := s.alter("ADD COLUMN " + declared)
+	if _, err := tx.Exec(ctx, add); err != nil {
+		return false, fmt.Errorf("column %q is missing and cannot be added (the table's owner can: %s;): %w", c.name, add, err)
+	}
+	s.log.Info("added a column to the table", "column", c.name)
+	return true, nil
+}
+
+func (s *Sink) alter(how string) string { return "ALTER TABLE " + s.table + " " + how }
+
 func (s *Sink) makeTable(ctx context.Context, tx pgx.Tx) error {
-	decls := make([]string, len(columns))
-	for i := range columns {
-		decls[i] = columns[i].declare()
+	decls := make([]string, len(s.columns))
+	for i := range s.columns {
+		decls[i] = s.columns[i].declare()
 	}
 	if err := s.make(ctx, tx, "CREATE TABLE "+s.table+" ("+strings.Join(decls, ", ")+")"); err != nil {
 		return err
 	}
-	s.data = dataType("text")
 	s.log.Info("made the table")
 	return nil
 }
@@ -191,84 +270,4 @@ func (s *Sink) make(ctx context.Context, tx pgx.Tx, create string) error {
 		return fmt.Errorf("it is missing and cannot be made (a user who may can run: %s;): %w", create, err)
 	}
 	return nil
-}
-
-// The progress table. It can never change: databases out there hold it.
-const (
-	positionsTable   = "_scrape_positions"
-	positionsColumns = ` (sink text, partition integer, journal text, seq bigint, event bigint, moved timestamptz, PRIMARY KEY (sink, partition))`
-)
-
-func (s *Sink) ensurePositions(ctx context.Context, tx pgx.Tx) error {
-	var there bool
-	if err := tx.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", s.positions).Scan(&there); err != nil || there {
-		return err
-	}
-	return s.make(ctx, tx, "CREATE TABLE "+s.positions+positionsColumns)
-}
-
-// openPosition returns the position of the sink. It is put at the beginning of
-// the journal when there is none, or when another journal's is given up.
-func (s *Sink) openPosition(ctx context.Context, info framework.SinkInfo) (framework.Position, error) {
-	start := framework.Position{Journal: info.Journal, Partition: info.Partition}
-	tx, err := s.begin(ctx)
-	if err != nil {
-		return start, err
-	}
-	defer rollback(tx)
-	// FOR UPDATE waits for a transaction that an earlier connection of ours
-	// left behind: what is read afterwards is how that one ended.
-	pos, err := s.readPosition(ctx, tx, " FOR UPDATE")
-	switch {
-	case err == nil && pos.Journal == info.Journal:
-		return pos, nil
-	case err == nil && !info.Adopt:
-		return pos, &framework.PositionError{Sink: info.ID, Want: start, Have: pos,
-			Reason: "table " + s.table + " was filled from another journal: adopt it (its rows stay, this journal is delivered from its beginning), or choose another table"}
-	case err == nil:
-		_, err = tx.Exec(ctx, "UPDATE "+s.positions+" SET journal = $3, seq = 0, event = 0, moved = now() WHERE sink = $1 AND partition = $2",
-			s.id, s.partition, string(info.Journal))
-	case errors.Is(err, pgx.ErrNoRows):
-		// Somebody else's, made this moment, stays as it is: the first Write
-		// finds out.
-		_, err = tx.Exec(ctx, "INSERT INTO "+s.positions+" (sink, partition, journal, seq, event, moved) VALUES ($1, $2, $3, 0, 0, now()) ON CONFLICT DO NOTHING",
-			s.id, s.partition, string(info.Journal))
-	}
-	if err != nil {
-		return start, err
-	}
-	return start, tx.Commit(ctx)
-}
-
-// readPosition returns pgx.ErrNoRows when the sink has no position.
-func (s *Sink) readPosition(ctx context.Context, tx pgx.Tx, lock string) (framework.Position, error) {
-	pos := framework.Position{Partition: s.partition}
-	var journal string
-	var seq int64
-	err := tx.QueryRow(ctx, "SELECT journal, seq, event FROM "+s.positions+" WHERE sink = $1 AND partition = $2"+lock,
-		s.id, s.partition).Scan(&journal, &seq, &pos.Event)
-	pos.Journal, pos.Seq = framework.JournalID(journal), uint64(seq)
-	return pos, err
-}
-
-// movePosition moves the position from b.From to b.To. Its lock on the row
-// makes a second writer wait until the transaction ends.
-func (s *Sink) movePosition(ctx context.Context, tx pgx.Tx, b *framework.Batch) error {
-	tag, err := tx.Exec(ctx, "UPDATE "+s.positions+` SET seq = $1, event = $2, moved = now()
-		WHERE sink = $3 AND partition = $4 AND journal = $5 AND seq = $6 AND event = $7`,
-		int64(b.To.Seq), b.To.Event, s.id, s.partition, string(b.From.Journal), int64(b.From.Seq), b.From.Event)
-	if err != nil || tag.RowsAffected() == 1 {
-		return err
-	}
-	refusal := &framework.PositionError{Sink: s.id, Want: b.From, Reason: "table " + s.table + " is not where the batch begins: another writer moved it, or an answer was lost"}
-	refusal.Have, err = s.readPosition(ctx, tx, "")
-	if errors.Is(err, pgx.ErrNoRows) {
-		refusal.Have = framework.Position{Journal: b.From.Journal, Partition: s.partition}
-		refusal.Reason = "table " + s.table + " has lost its position: its row in " + s.positions + " is gone"
-		err = nil
-	}
-	if err != nil {
-		return err
-	}
-	return refusal
 }

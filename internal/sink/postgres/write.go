@@ -49,7 +49,7 @@ func (s *Sink) copy(ctx context.Context, tx pgx.Tx, records []framework.Record) 
 	}
 	buf := s.buf[:0]
 	s.buf = nil // until it is certain that nothing reads it any more
-	buf, err := s.data.appendRows(buf, records)
+	buf, err := s.encoder.appendRows(buf, records, s.maxRow)
 	if err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func (s *Sink) blame(ctx context.Context, records []framework.Record, refusal er
 		return err
 	}
 	if !slices.Equal(has, s.has) {
-		return fmt.Errorf("the table's columns were changed: it is looked at again: %w", refusal)
+		return fmt.Errorf("%w: %w", errChanged, refusal)
 	}
 	var other error // that has nothing to do with the records
 	culprit := refusal
@@ -107,7 +107,7 @@ func (s *Sink) blame(ctx context.Context, records []framework.Record, refusal er
 	if there {
 		// Never passed over as "already there": the position says it is not,
 		// so what is there is not known to be this record.
-		return fmt.Errorf("record %v is in table %s already, though the position kept in %s is before it: the position was changed by hand (put it back, or remove the rows), or another sink writes the same records to this table (name another table)", key, s.table, s.positions)
+		return fmt.Errorf("record %v is in table %s already, though the position kept in %s is before it: the position was changed by hand (put it back, or remove the rows), or another sink writes the same records to this table (name another table); --restart-sink %s removes them and delivers them again", key, s.table, s.positions, s.id)
 	}
 	return &framework.RecordError{Key: key, Err: fmt.Errorf("refused by table %s: %w", s.table, culprit)}
 }

@@ -42,6 +42,10 @@ type Harness struct {
 	//
 	// A destination that keeps no order returns them in that of their keys.
 	Rows func(t *testing.T, address, table string) []Row
+	// Values returns, by key, what a table of records with columns holds in
+	// these: values of the Go types of [framework.ColumnType], or nil. Nil where
+	// the destination keeps Data in any case.
+	Values func(t *testing.T, address, table string, columns []framework.Column) map[string][]any
 	// Precision is the step of the destination's times, to which it cuts them;
 	// 0 means that it keeps all of a time.
 	Precision time.Duration
@@ -110,6 +114,11 @@ func Run(t *testing.T, h Harness) {
 		{"TwoSinksOnePartition", testTwoSinks, true},
 		{"TwoPartitionsOneTable", testTwoPartitions, true},
 		{"JournalDeleted", testJournalDeleted, true},
+		{"BeginAnew", testBeginAnew, true},
+		{"BeginLatest", testBeginLatest, true},
+		{"Columns", testColumns, true},
+		{"ColumnsChanged", testColumnsChanged, true},
+		{"WrongValues", testWrongValues, h.Values != nil},
 		{"SecondWriter", testSecondWriter, true},
 		{"ConcurrentWriters", testConcurrentWriters, true},
 		{"ManySinksAtOnce", testManySinks, true},
@@ -187,17 +196,18 @@ func holds(t *testing.T, h Harness, address, table string, want map[feed]int) {
 }
 
 // same checks that rows and records are the same, and in the same order within
-// each journal's partition.
+// each stream of a journal's partition.
 func (h Harness) same(t *testing.T, rows []Row, records []framework.Record) {
 	t.Helper()
 	type source struct {
 		journal   framework.JournalID
 		partition int
+		stream    string
 	}
 	place, order := map[string]int{}, map[source][]string{}
 	for i, r := range records {
 		place[r.Key.String()] = i
-		of := source{r.Key.Journal, r.Key.Partition}
+		of := source{r.Key.Journal, r.Key.Partition, r.Stream}
 		order[of] = append(order[of], r.Key.String())
 	}
 	seen := map[string]bool{}
@@ -218,7 +228,7 @@ func (h Harness) same(t *testing.T, rows []Row, records []framework.Record) {
 		if !bytes.Equal(row.Data, r.Data) {
 			t.Fatalf("row %s: data of %d bytes %.60q, want %d bytes %.60q", row.Key, len(row.Data), row.Data, len(r.Data), r.Data)
 		}
-		of := source{r.Key.Journal, r.Key.Partition}
+		of := source{r.Key.Journal, r.Key.Partition, r.Stream}
 		if order[of][0] != row.Key {
 			t.Fatalf("row %s is stored before %s", row.Key, order[of][0])
 		}

@@ -2,8 +2,11 @@ package sqlite
 
 import (
 	"database/sql"
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -19,7 +22,8 @@ func TestConformance(t *testing.T) {
 		New: func(t *testing.T, address, table string) framework.Sink {
 			return newSink(t, Config{File: address, Table: table})
 		},
-		Rows: readRows,
+		Rows:   readRows,
+		Values: readValues,
 		Alter: func(t *testing.T, address, table string) func() {
 			db := openDB(t, address)
 			exec(t, db, "ALTER TABLE "+table+" RENAME COLUMN data TO payload")
@@ -111,4 +115,65 @@ func readRows(t *testing.T, file, table string) []sinktest.Row {
 		t.Fatal(err)
 	}
 	return all
+}
+
+func readValues(t *testing.T, file, table string, columns []framework.Column) map[string][]any {
+	t.Helper()
+	db := openDB(t, file)
+	defer db.Close()
+	names := "_key"
+	for _, c := range columns {
+		names += ", " + quote(c.Name)
+	}
+	rows, err := db.Query("SELECT " + names + " FROM " + table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	all := map[string][]any{}
+	for rows.Next() {
+		var key string
+		values, into := make([]any, len(columns)), []any{&key}
+		for i := range values {
+			into = append(into, &values[i])
+		}
+		if err := rows.Scan(into...); err != nil {
+			t.Fatal(err)
+		}
+		for i, c := range columns {
+			values[i] = plain(t, c, values[i])
+		}
+		all[key] = values
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// plain takes back what valueOf did.
+func plain(t *testing.T, c framework.Column, v any) any {
+	t.Helper()
+	if b, ok := v.([]byte); ok {
+		v = string(b)
+	}
+	switch s, _ := v.(string); {
+	case v == nil:
+	case c.Type == framework.ColumnNumber:
+		if f, ok := v.(float64); ok {
+			return json.Number(strconv.FormatFloat(f, 'g', -1, 64))
+		}
+		return json.Number(fmt.Sprint(v))
+	case c.Type == framework.ColumnBoolean:
+		return v != int64(0)
+	case c.Type == framework.ColumnTime:
+		at, err := time.Parse(time.RFC3339Nano, s)
+		if err != nil {
+			t.Error(err)
+		}
+		return at
+	case c.Type == framework.ColumnJSON:
+		return json.RawMessage(s)
+	}
+	return v
 }

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/holdline/scrape/framework"
 	"modernc.org/sqlite"
@@ -12,9 +13,11 @@ import (
 // The primary result codes the sink acts on (https://sqlite.org/rescode.html).
 const (
 	codeOK         = lib.SQLITE_OK
+	codeError      = lib.SQLITE_ERROR
 	codeBusy       = lib.SQLITE_BUSY
 	codeTooBig     = lib.SQLITE_TOOBIG
 	codeConstraint = lib.SQLITE_CONSTRAINT
+	codeMismatch   = lib.SQLITE_MISMATCH
 )
 
 // code is the primary result code of err, codeOK when it is not SQLite's.
@@ -23,6 +26,19 @@ func code(err error) int {
 		return e.Code() & 0xff
 	}
 	return codeOK
+}
+
+// refusesRow tells whether err may be about the content of a row: a constraint,
+// a value too long, or what a check, a trigger or an indexed expression cannot
+// compute of it.
+func refusesRow(err error) bool {
+	switch code(err) {
+	case codeTooBig, codeConstraint, codeMismatch:
+		return true
+	case codeError: // also the code for a table that has no such column
+		return strings.Contains(err.Error(), "malformed JSON") || strings.Contains(err.Error(), "integer overflow")
+	}
+	return false
 }
 
 var remedies = map[int]string{

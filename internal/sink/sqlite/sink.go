@@ -44,7 +44,8 @@ type Config struct {
 	// letters, digits and underscores, not beginning with a digit, "sqlite_" or
 	// "_scrape_". It is made when missing.
 	Table string
-	// Log is told when a table is made and when another program holds the file.
+	// Log is told when a table is made or gets a column, when records are
+	// removed, and when another program holds the file.
 	// Nil logs nothing.
 	Log *slog.Logger
 }
@@ -62,6 +63,10 @@ type Sink struct {
 	id        string
 	partition int
 	db        *sql.DB // nil when closed; holds a single connection
+	columns   []column
+	has       []found // the table, as Open left it
+	schema    int64   // and the file
+	rows      int     // that many takes
 	many, one *sql.Stmt
 	args      []any // of one INSERT, kept for the next
 }
@@ -101,8 +106,8 @@ func (s *Sink) Query() (file, statement string) {
 		quote(s.table))
 }
 
-// Open implements [framework.Sink]. It makes the directory, the file and the
-// tables that are missing.
+// Open implements [framework.Sink]. It makes the directory, the file, the
+// tables and the optional columns that are missing.
 func (s *Sink) Open(ctx context.Context, info framework.SinkInfo) (framework.Position, error) {
 	if err := s.Close(); err != nil {
 		return framework.Position{}, err
@@ -114,6 +119,10 @@ func (s *Sink) Open(ctx context.Context, info framework.SinkInfo) (framework.Pos
 	if err != nil {
 		return framework.Position{}, s.explain(err)
 	}
+	if s.columns, err = columnsOf(info.Columns); err != nil {
+		return framework.Position{}, s.explain(err)
+	}
+	s.rows = max(1, maxArguments/len(s.columns))
 	s.id, s.partition = info.ID, info.Partition
 	s.db = sql.OpenDB(connector)
 	s.db.SetMaxOpenConns(1)
@@ -142,7 +151,7 @@ func (s *Sink) prepare(ctx context.Context, info framework.SinkInfo) (framework.
 	if err := tx.Commit(); err != nil {
 		return framework.Position{}, err
 	}
-	if s.many, err = s.db.PrepareContext(ctx, s.insertStatement(rowsPerInsert)); err != nil {
+	if s.many, err = s.db.PrepareContext(ctx, s.insertStatement(s.rows)); err != nil {
 		return framework.Position{}, err
 	}
 	s.one, err = s.db.PrepareContext(ctx, s.insertStatement(1))

@@ -5,135 +5,187 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/holdline/scrape/framework"
+	"github.com/holdline/scrape/internal/sink"
 )
-
-// column is one column of the table and where its value comes from.
-type column struct {
-	name string
-	// decl is how the column is declared when the table is made, add how it is
-	// added to a table that has rows ("" when that is not possible).
-	decl, add string
-	value     func(*framework.Record) (any, error)
-}
-
-var columns = []column{
-	{"_key", "TEXT NOT NULL PRIMARY KEY", "",
-		func(r *framework.Record) (any, error) { return r.Key.String(), nil }},
-	{"stream", "TEXT NOT NULL", "TEXT NOT NULL DEFAULT ''",
-		func(r *framework.Record) (any, error) { return text(r.Stream), nil }},
-	{"id", "TEXT", "TEXT",
-		func(r *framework.Record) (any, error) {
-			if r.ID == "" {
-				return nil, nil
-			}
-			return text(r.ID), nil
-		}},
-	{"type", "TEXT NOT NULL", "TEXT NOT NULL DEFAULT ''",
-		func(r *framework.Record) (any, error) { return text(r.Type), nil }},
-	{"time", "TEXT NOT NULL", "TEXT NOT NULL DEFAULT ''",
-		func(r *framework.Record) (any, error) { return timeText(r.Time) }},
-	// Without a declared type SQLite converts nothing: "007" stays text.
-	{"data", "NOT NULL", "NOT NULL DEFAULT ''",
-		func(r *framework.Record) (any, error) { return text(string(r.Data)), nil }},
-}
-
-// text is how bytes are stored so that the very same bytes come back: TEXT
-// where that is safe, else BLOB. Text with a NUL in it is a BLOB, too: SQLite
-// keeps it whole, but its own functions, its shell and many clients end at the
-// NUL (https://sqlite.org/nulinstr.html).
-func text(s string) any {
-	if utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 {
-		return s
-	}
-	return []byte(s)
-}
-
-// timeText is RFC 3339 in UTC with nine decimals always, so that the order of
-// the texts is the order of the times.
-func timeText(t time.Time) (string, error) {
-	t = t.UTC()
-	if y := t.Year(); y < 0 || y > 9999 {
-		return "", fmt.Errorf("its time is in the year %d: RFC 3339 ends at 9999", y)
-	}
-	return t.Format("2006-01-02T15:04:05.000000000Z"), nil
-}
 
 // quote makes an identifier of a name; names that reach it hold no quotes
 // except those read back from a database.
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
 func (s *Sink) insertStatement(rows int) string {
-	names := make([]string, len(columns))
-	for i, c := range columns {
+	names := make([]string, len(s.columns))
+	for i, c := range s.columns {
 		names[i] = quote(c.name)
 	}
-	row := "(?" + strings.Repeat(",?", len(columns)-1) + ")"
+	row := "(?" + strings.Repeat(",?", len(s.columns)-1) + ")"
 	// OR ABORT overrides what a table made by hand may say: its ON CONFLICT
 	// IGNORE would lose rows, and its ROLLBACK would end the transaction.
 	return "INSERT OR ABORT INTO " + quote(s.table) + " (" + strings.Join(names, ", ") + ") VALUES " +
 		row + strings.Repeat(","+row, rows-1)
 }
 
-// ensureTable makes the table when it is missing, and else checks that the
-// columns are there and that no other column needs a value.
+// found is a column as the file describes it.
+type found struct {
+	name, kind string
+	notNull    bool
+	// needs tells whether it must be given a value.
+	needs bool
+}
+
+func (s *Sink) readTable(ctx context.Context, tx *sql.Tx) (has []found, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT name, type, "notnull", "notnull" AND dflt_value IS NULL AND NOT pk FROM pragma_table_info(?)`, s.table)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var f found
+		if err := rows.Scan(&f.name, &f.kind, &f.notNull, &f.needs); err != nil {
+			return nil, err
+		}
+		has = append(has, f)
+	}
+	return has, rows.Err()
+}
+
+// ensureTable makes the table when it is missing, and else sees to it that it
+// can serve. It remembers how the table is then.
 func (s *Sink) ensureTable(ctx context.Context, tx *sql.Tx) error {
-	rows, err := tx.QueryContext(ctx, `SELECT name, "notnull" AND dflt_value IS NULL AND NOT pk FROM pragma_table_info(?)`, s.table)
+	has, err := s.readTable(ctx, tx)
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	has, needs := map[string]bool{}, map[string]bool{}
-	for rows.Next() {
-		var name string
-		var needed bool
-		if err := rows.Scan(&name, &needed); err != nil {
-			return err
-		}
-		name = strings.ToLower(name) // as SQLite compares them
-		has[name], needs[name] = true, needed
+	if len(has) == 0 {
+		err = s.makeTable(ctx, tx)
+	} else {
+		err = s.checkTable(ctx, tx, has)
 	}
-	if err := rows.Err(); err != nil {
+	if err != nil {
 		return err
 	}
-	if len(has) == 0 {
-		return s.makeTable(ctx, tx)
+	if s.has, err = s.readTable(ctx, tx); err != nil {
+		return err
 	}
+	s.schema, err = schemaVersion(ctx, tx)
+	return err
+}
+
+// schemaVersion is a number that changes with every table of the file.
+func schemaVersion(ctx context.Context, tx *sql.Tx) (n int64, err error) {
+	return n, tx.QueryRowContext(ctx, "PRAGMA schema_version").Scan(&n)
+}
+
+// unchanged checks that the table is as Open left it: SQLite itself would take
+// values for columns that have another meaning by now.
+func (s *Sink) unchanged(ctx context.Context, tx *sql.Tx) error {
+	n, err := schemaVersion(ctx, tx)
+	if err != nil || n == s.schema {
+		return err
+	}
+	has, err := s.readTable(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(has, s.has) {
+		return fmt.Errorf("the columns of table %q were changed: it is looked at again", s.table)
+	}
+	s.schema = n // another table was made
+	return nil
+}
+
+// checkTable adds the optional columns of the records that the table lacks, and
+// checks that the others fit and that none else needs a value.
+func (s *Sink) checkTable(ctx context.Context, tx *sql.Tx, has []found) error {
 	var missing, statements []string
-	for _, c := range columns {
-		delete(needs, c.name)
-		if has[c.name] {
+	for _, c := range s.columns {
+		// SQLite compares names of columns without case.
+		at := slices.IndexFunc(has, func(f found) bool { return strings.EqualFold(f.name, c.name) })
+		if at >= 0 {
+			if err := s.fits(c, has[at]); err != nil {
+				return err
+			}
+			has = slices.Delete(has, at, at+1)
 			continue
 		}
+		if c.mapped {
+			added, err := s.addColumn(ctx, tx, c)
+			if err != nil {
+				return err
+			} else if added {
+				continue
+			}
+			c.add = c.kind
+		}
 		missing = append(missing, fmt.Sprintf("%q", c.name))
-		if c.add == "" {
+		if c.name == "_key" {
 			// A primary key cannot be added.
-			statements = []string{fmt.Sprintf("ALTER TABLE %s RENAME TO %s", quote(s.table), quote(s.table+"_old"))}
+			statements = []string{s.setAside()}
 			break
 		}
-		statements = append(statements, fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s %s", quote(s.table), quote(c.name), c.add))
+		statements = append(statements, s.alter(strings.TrimSpace("ADD COLUMN "+quote(c.name)+" "+c.add)))
 	}
 	if len(missing) > 0 {
 		return fmt.Errorf("table %q has no column %s: name another table, or run: %s;",
 			s.table, strings.Join(missing, ", "), strings.Join(statements, "; "))
 	}
-	for name, needed := range needs {
-		if needed {
-			return fmt.Errorf("table %q has a column %q that must not be NULL and has no default, which this sink does not fill: name another table, or run: ALTER TABLE %s DROP COLUMN %s;",
-				s.table, name, quote(s.table), quote(name))
+	for _, f := range has {
+		if f.needs {
+			return fmt.Errorf("table %q has a column %q that must not be NULL and has no default, which this sink does not fill: name another table, or run: %s;",
+				s.table, f.name, s.setAside())
 		}
 	}
 	return nil
 }
 
+// fits checks that the column, which the table has, can take the values.
+func (s *Sink) fits(c column, f found) error {
+	if !c.mapped {
+		return nil
+	}
+	if got := affinity(f.kind); !slices.Contains(c.affinities, got) {
+		want := c.kind
+		if want == "" {
+			want = "none, which keeps all digits"
+		}
+		return fmt.Errorf("table %q has a column %q of type %q, which would change what is stored (its type would be %s): name another table, or run: %s;",
+			s.table, f.name, f.kind, want, s.alter("RENAME COLUMN "+quote(f.name)+" TO "+quote(f.name+"_old")))
+	}
+	if f.notNull && !c.required {
+		return fmt.Errorf("table %q has a column %q that must not be NULL, and some records have nothing for it: name another table, or run: %s;", s.table, f.name, s.setAside())
+	}
+	return nil
+}
+
+// addColumn adds a column of the records, unless it is a required one and the
+// table has rows.
+func (s *Sink) addColumn(ctx context.Context, tx *sql.Tx, c column) (bool, error) {
+	if c.required {
+		var rows bool
+		if err := tx.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM "+quote(s.table)+")").Scan(&rows); err != nil || rows {
+			return false, err
+		}
+	}
+	if _, err := tx.ExecContext(ctx, s.alter(strings.TrimSpace("ADD COLUMN "+quote(c.name)+" "+c.decl))); err != nil {
+		return false, err
+	}
+	s.log.Info("added a column to the table", "column", c.name)
+	return true, nil
+}
+
+func (s *Sink) alter(how string) string { return "ALTER TABLE " + quote(s.table) + " " + how }
+
+// setAside is the statement that has the sink begin a table of its own.
+func (s *Sink) setAside() string { return s.alter("RENAME TO " + quote(s.table+"_old")) }
+
 func (s *Sink) makeTable(ctx context.Context, tx *sql.Tx) error {
-	decls := make([]string, len(columns))
-	for i, c := range columns {
-		decls[i] = quote(c.name) + " " + c.decl
+	decls := make([]string, len(s.columns))
+	for i, c := range s.columns {
+		decls[i] = strings.TrimSpace(quote(c.name) + " " + c.decl)
 	}
 	if _, err := tx.ExecContext(ctx, "CREATE TABLE "+quote(s.table)+" ("+strings.Join(decls, ", ")+")"); err != nil {
 		return err
@@ -148,7 +200,8 @@ const makePositions = `CREATE TABLE IF NOT EXISTS _scrape_positions (
 	PRIMARY KEY (sink, partition))`
 
 // openPosition returns the position of the sink. It is put at the beginning of
-// the journal when there is none, or when another journal's is given up.
+// the journal when another journal's is given up, or when the sink is to begin
+// anew, and where info has it when there is none.
 func (s *Sink) openPosition(ctx context.Context, tx *sql.Tx, info framework.SinkInfo) (framework.Position, error) {
 	start := framework.Position{Journal: info.Journal, Partition: info.Partition}
 	if _, err := tx.ExecContext(ctx, makePositions); err != nil {
@@ -156,6 +209,10 @@ func (s *Sink) openPosition(ctx context.Context, tx *sql.Tx, info framework.Sink
 	}
 	pos, err := s.readPosition(ctx, tx)
 	switch {
+	case info.Restart > 0 && (err == nil || errors.Is(err, sql.ErrNoRows)):
+		if err := s.remove(ctx, tx, info); err != nil {
+			return start, err
+		}
 	case err == nil && pos.Journal == info.Journal:
 		return pos, nil
 	case err == nil && !info.Adopt:
@@ -164,10 +221,30 @@ func (s *Sink) openPosition(ctx context.Context, tx *sql.Tx, info framework.Sink
 	case err != nil && !errors.Is(err, sql.ErrNoRows):
 		return start, err
 	}
+	if info.Restart == 0 && err != nil {
+		start = info.First()
+	}
 	_, err = tx.ExecContext(ctx,
-		`INSERT OR REPLACE INTO _scrape_positions (sink, partition, journal, seq, event, moved) VALUES (?, ?, ?, 0, 0, ?)`,
-		s.id, s.partition, string(info.Journal), now())
+		`INSERT OR REPLACE INTO _scrape_positions (sink, partition, journal, seq, event, moved) VALUES (?, ?, ?, ?, ?, ?)`,
+		s.id, s.partition, string(start.Journal), int64(start.Seq), start.Event, now())
 	return start, err
+}
+
+// remove removes the records of the journal's partition from the chunk
+// info.Restart on. Other targets may have theirs in the same table.
+func (s *Sink) remove(ctx context.Context, tx *sql.Tx, info framework.SinkInfo) error {
+	prefix, streams := sink.Belongings(info)
+	res, err := tx.ExecContext(ctx, "DELETE FROM "+quote(s.table)+` WHERE _key > ?1 AND _key < ?2
+		AND CAST(substr(_key, length(?1) + 1) AS INTEGER) >= ?3 AND substr(stream, 1, length(?4)) = ?4`,
+		prefix, prefix+":", int64(info.Restart), streams) // ":" follows the digits
+	if err != nil {
+		return err
+	}
+	n, err := res.RowsAffected()
+	if err == nil {
+		s.log.Info("removed records that will be delivered again", "records", n)
+	}
+	return err
 }
 
 // readPosition returns sql.ErrNoRows when the sink has no position.

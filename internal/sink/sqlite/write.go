@@ -9,10 +9,10 @@ import (
 	"github.com/holdline/scrape/framework"
 )
 
-// rowsPerInsert is how many rows one statement takes. The driver's time to
-// bind arguments grows with the square of their number, so many are slower
-// again: 16 was the best of 1 to 64, and twice as fast as 1.
-const rowsPerInsert = 16
+// maxArguments bounds the rows of one statement. The driver's time to bind
+// arguments grows with the square of their number, so many are slower again: 16
+// rows of 6 columns were the best of 1 to 64, and twice as fast as 1.
+const maxArguments = 16 * 6
 
 // Write implements [framework.Sink].
 func (s *Sink) Write(ctx context.Context, b *framework.Batch) error {
@@ -20,7 +20,7 @@ func (s *Sink) Write(ctx context.Context, b *framework.Batch) error {
 		return s.explain(errClosed)
 	}
 	err := s.write(ctx, b)
-	if c := code(err); c == codeTooBig || c == codeConstraint {
+	if refusesRow(err) {
 		err = s.blame(ctx, b.Records, err)
 	}
 	return s.explain(err)
@@ -32,12 +32,15 @@ func (s *Sink) write(ctx context.Context, b *framework.Batch) error {
 		return err
 	}
 	defer tx.Rollback()
+	if err := s.unchanged(ctx, tx); err != nil {
+		return err
+	}
 	if err := s.movePosition(ctx, tx, b); err != nil {
 		return err
 	}
 	many, one := tx.StmtContext(ctx, s.many), tx.StmtContext(ctx, s.one)
-	for rows := range slices.Chunk(b.Records, rowsPerInsert) {
-		if len(rows) == rowsPerInsert {
+	for rows := range slices.Chunk(b.Records, s.rows) {
+		if len(rows) == s.rows {
 			if err := s.insert(ctx, many, rows); err != nil {
 				return err
 			}
@@ -57,7 +60,7 @@ func (s *Sink) insert(ctx context.Context, stmt *sql.Stmt, rows []framework.Reco
 	s.args = s.args[:0]
 	defer func() { clear(s.args) }() // keep no payload alive
 	for i := range rows {
-		for _, c := range columns {
+		for _, c := range s.columns {
 			v, err := c.value(&rows[i])
 			if err != nil {
 				return &framework.RecordError{Key: rows[i].Key, Err: err}
@@ -82,14 +85,13 @@ func (s *Sink) blame(ctx context.Context, records []framework.Record, err error)
 	for i := range records {
 		key := records[i].Key
 		insertErr := s.insert(ctx, one, records[i:i+1])
-		switch code(insertErr) {
-		case codeOK:
-			if insertErr != nil {
-				return insertErr
-			}
-		case codeTooBig:
+		switch {
+		case insertErr == nil:
+		case !refusesRow(insertErr):
+			return insertErr
+		case code(insertErr) == codeTooBig:
 			return &framework.RecordError{Key: key, Err: fmt.Errorf("larger than SQLite can store: %w", insertErr)}
-		case codeConstraint:
+		default:
 			var n int
 			if err := tx.QueryRowContext(ctx, "SELECT count(*) FROM "+quote(s.table)+" WHERE _key = ?", key.String()).Scan(&n); err != nil {
 				return err
@@ -97,11 +99,9 @@ func (s *Sink) blame(ctx context.Context, records []framework.Record, err error)
 			if n > 0 {
 				// Never passed over as "already there": the position says it
 				// is not, so what is there is not known to be this record.
-				return fmt.Errorf("record %v is in table %q already, though the position kept in _scrape_positions is before it: the position was changed by hand (put it back, or remove the rows), or another sink writes the same records to this table (name another table)", key, s.table)
+				return fmt.Errorf("record %v is in table %q already, though the position kept in _scrape_positions is before it: the position was changed by hand (put it back, or remove the rows), or another sink writes the same records to this table (name another table); --restart-sink %s removes them and delivers them again", key, s.table, s.id)
 			}
 			return &framework.RecordError{Key: key, Err: fmt.Errorf("refused by table %q: %w", s.table, insertErr)}
-		default:
-			return insertErr
 		}
 	}
 	return err
