@@ -37,6 +37,7 @@ func sqliteKind(decode func(into any) error) (targets.SinkPlan, error) {
 	}
 	return targets.SinkPlan{
 		Destination: string(c.File) + "\x00" + c.Table,
+		Columns:     sqlite.CheckColumns,
 		New: func(p targets.SinkPlace) (framework.Sink, error) {
 			return sqlite.New(sqlite.Config{File: sqliteFile(c, p), Table: c.Table, Log: p.Log})
 		},
@@ -62,6 +63,7 @@ func postgresKind(decode func(into any) error) (targets.SinkPlan, error) {
 	}
 	return targets.SinkPlan{
 		Destination: s.Destination(),
+		Columns:     postgres.CheckColumns,
 		New: func(p targets.SinkPlace) (framework.Sink, error) {
 			return postgres.New(postgres.Config{URL: c.URL, Table: c.Table, Log: p.Log})
 		},

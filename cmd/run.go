@@ -27,6 +27,7 @@ type runFlags struct {
 	logLevel  string
 	logFormat string
 	adopt     []string
+	restart   []string
 	keyFile   string
 }
 
@@ -53,6 +54,7 @@ directory before it counts, so that nothing is lost or doubled either way.`,
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	keyFlag(c, &o.keyFile)
 	f.StringArrayVar(&o.adopt, "adopt", nil, "let this sink (target/name) go on with a destination that knows another journal; repeatable")
+	f.StringArrayVar(&o.restart, "restart-sink", nil, "remove what this sink (target/name) has of the events that the journal still holds, and deliver them again; repeatable")
 	return c
 }
 
@@ -78,7 +80,7 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 			return fail(ExitSetup, fmt.Errorf("--summary %s: there is no directory %s: make it, or name another file", o.summary, filepath.Dir(o.summary)))
 		}
 	}
-	w := &wiring{files: files, worker: worker, data: o.data, adopt: o.adopt, hooks: a.hooks, log: log}
+	w := &wiring{files: files, worker: worker, data: o.data, adopt: o.adopt, restart: o.restart, hooks: a.hooks, log: log}
 	w.prompt = w.logPrompt
 
 	j, err := journal.Open(ctx, journal.Config{

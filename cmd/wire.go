@@ -40,6 +40,7 @@ type wiring struct {
 	headed  bool               // in a browser's window
 	data    string
 	adopt   []string
+	restart []string // sinks that are to begin anew
 	log     *slog.Logger
 
 	commons  *proxies.Commons // what all pools share
@@ -86,9 +87,14 @@ func (w *wiring) config() (framework.Config, error) {
 			c.DeadLetters = w.dead.Keep
 		}
 	}
-	for _, id := range w.adopt {
-		if !slices.Contains(known, id) {
-			return c, fmt.Errorf("--adopt %s: there is no such sink; the sinks are %s", id, strings.Join(known, ", "))
+	for _, flag := range []struct {
+		name string
+		ids  []string
+	}{{"--adopt", w.adopt}, {"--restart-sink", w.restart}} {
+		for _, id := range flag.ids {
+			if !slices.Contains(known, id) {
+				return c, fmt.Errorf("%s %s: there is no such sink; the sinks are %s", flag.name, id, strings.Join(known, ", "))
+			}
 		}
 	}
 	return c, nil
@@ -168,7 +174,9 @@ func (w *wiring) sink(f *targets.File, s *targets.Sink) framework.SinkConfig {
 		Where:        s.Wanted,
 		BatchRecords: s.Batch.Records,
 		BatchEvery:   time.Duration(s.Batch.Every),
+		Latest:       s.Start == "latest",
 		Adopt:        slices.Contains(w.adopt, id),
+		Restart:      slices.Contains(w.restart, id),
 	}
 }
 

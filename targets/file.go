@@ -256,6 +256,7 @@ func (f *File) check(s *section) {
 	f.checkPace(s)
 	f.callPlugin(s)
 	f.checkRecords(s)
+	f.checkColumns(s)
 }
 
 // callPlugin has the plugin read its options and make the target.

@@ -47,6 +47,9 @@ type SinkPlan struct {
 	// words; empty when they cannot be compared. Two sinks of one target must
 	// not share one.
 	Destination string
+	// Columns tells whether the sink can take records with these columns of
+	// their own; nil when it takes any.
+	Columns func([]framework.Column) error
 	// New makes the sink for one partition.
 	New func(SinkPlace) (framework.Sink, error)
 }

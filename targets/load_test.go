@@ -45,6 +45,7 @@ func testRegistry() Registry {
 				}
 				return framework.TargetFunc(nil), nil
 			},
+			"table": func(*File, func(any) error) (framework.Target, error) { return timetable{}, nil },
 		},
 		Sinks: map[string]SinkKind{
 			"sqlite": func(decode func(any) error) (SinkPlan, error) {
@@ -52,7 +53,7 @@ func testRegistry() Registry {
 				if err := decode(&o); err != nil {
 					return SinkPlan{}, err
 				}
-				return SinkPlan{Destination: string(o.File) + "\x00" + o.Table}, nil
+				return SinkPlan{Destination: string(o.File) + "\x00" + o.Table, Columns: noTimes}, nil
 			},
 			"postgres": func(decode func(any) error) (SinkPlan, error) {
 				var o Postgres
@@ -73,6 +74,27 @@ func testRegistry() Registry {
 			},
 		},
 	}
+}
+
+// timetable is a target whose stream "b" has records with a column "time".
+type timetable struct{ framework.TargetFunc }
+
+func (timetable) Decode(string, *framework.Event, func(framework.Record)) error { return nil }
+
+func (timetable) Columns(stream string) []framework.Column {
+	if stream == "columns/b" {
+		return []framework.Column{{Name: "time", Type: framework.ColumnTime}}
+	}
+	return []framework.Column{{Name: "price", Type: framework.ColumnNumber}}
+}
+
+func noTimes(columns []framework.Column) error {
+	for _, c := range columns {
+		if c.Name == "time" {
+			return errors.New("the column \"time\" has the name of another: give it another")
+		}
+	}
+	return nil
 }
 
 // testEnv is the environment of all tests; its values are the secrets that no

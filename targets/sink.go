@@ -26,6 +26,9 @@ type Sink struct {
 	// record.data (the text of the record) are the record's own. A record that
 	// it fails for becomes a dead letter of this sink.
 	Where string `yaml:"where"`
+	// Where a new sink begins: with the oldest event that the journal holds, or
+	// with what comes from now on. One that has a position goes on from there.
+	Start string `yaml:"start" default:"earliest" enum:"earliest,latest"`
 	// How records are gathered.
 	Batch Batch `yaml:"batch"`
 
@@ -48,7 +51,14 @@ type Batch struct {
 	Every Duration `yaml:"every" default:"200ms" min:"1ms"`
 }
 
-// SQLite holds the keys of a `sqlite` sink: a table in a SQLite file.
+// SQLite holds the keys of a `sqlite` sink: a table in a SQLite file. Its columns
+// are _key, stream, id, type, time (RFC 3339, UTC) and data, or in place of data
+// those of the records: text, time and json as TEXT, integer as INTEGER, boolean
+// as 0 and 1. A number is an INTEGER where it is a whole one of 64 bits, a REAL
+// where it has at most 15 digits, and else TEXT, which keeps all digits. What is
+// no text, or has a NUL in it, is a BLOB. New columns that may be empty are added
+// to the table; where anything else does not fit, the error has the statement to
+// run.
 type SQLite struct {
 	// The file. It is made when it is missing. Without this key it is named
 	// after the target and lies in the data directory.
@@ -61,8 +71,13 @@ type SQLite struct {
 // Postgres holds the keys of a `postgres` sink: a table in a PostgreSQL
 // database. Its columns are _key, stream, id, type, time, data (text) and raw
 // (bytea): what is no text goes into raw, data being NULL. Make data a jsonb
-// column to query into payloads: what is no JSON goes into raw then. id and
-// type are written as \x and hexadecimal digits where they are no text.
+// column to query into payloads: what is no JSON goes into raw then. Records with
+// columns of their own have these in place of data and raw: text as text, integer
+// as bigint, number as numeric with all its digits, boolean, time as timestamptz,
+// json as jsonb. Texts, id and type among them, are written as \x and hexadecimal
+// digits where they are not valid UTF-8, have a NUL in them or begin with \x. New
+// columns that may be empty are added to the table; where anything else does not
+// fit, the error has the statement to run.
 type Postgres struct {
 	// The database, as postgres://user:password@host:5432/name or
 	// `host=… dbname=…`, best as ${env:NAME}.
@@ -74,9 +89,10 @@ type Postgres struct {
 
 // JSONL holds the keys of a `jsonl` sink: files of JSON lines, one object per
 // record with the keys key, stream, id, type, time and one of data (the
-// payload, when it is JSON), text (when it is not) and base64 (when it is not
-// UTF-8). id and type are written as \x and hexadecimal digits where they are
-// no text. Beside the files lies one that says how much of them counts.
+// payload, when it is JSON; for records with columns the object of these), text
+// (when it is not) and base64 (when it is not UTF-8). id and type are written as
+// \x and hexadecimal digits where they are no text. Beside the files lies one
+// that says how much of them counts.
 type JSONL struct {
 	// The directory. It is made when it is missing; several sinks may share
 	// it, since their files are named after them. Without this key it is
@@ -194,6 +210,30 @@ func (s *Sink) call(sec *section, e entry, kind SinkKind) {
 		sec.wrong(e.name, fmt.Sprintf("sink %s: %s", e.name, d.hide(err.Error())), "")
 	}
 	sec.bad[e.name] = len(d.problems) > before
+}
+
+// checkColumns finds columns that a sink cannot have, of one stream or of all of
+// them together.
+func (f *File) checkColumns(s *section) {
+	var names []string
+	decoders := map[string]framework.Decoder{}
+	for i := range f.Streams {
+		name := f.Name + "/" + f.Streams[i].Name
+		names = append(names, name)
+		decoders[name] = f.Decoder(&f.Streams[i])
+	}
+	united, err := framework.UniteColumns(names, decoders)
+	if err != nil {
+		return // checkRecords has said so
+	}
+	for i, k := range f.Sinks {
+		if k.Plan.Columns == nil {
+			continue
+		}
+		if err := k.Plan.Columns(united); err != nil {
+			s.d.problem(k.at, fmt.Sprintf("sinks[%d]", i), fmt.Sprintf("the sink %s cannot take the records", show(k.Name)), err.Error())
+		}
+	}
 }
 
 // checkSinks finds sinks of one target that would be taken for each other.

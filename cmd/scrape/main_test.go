@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	}
 	testscript.Main(m, map[string]func(){
 		"scrape": func() { cmd.Main() },
-		"custom": func() { cmd.Main(cmd.WithTarget("hopeless", hopeless)) },
+		"custom": func() { cmd.Main(cmd.WithTarget("hopeless", hopeless), cmd.WithTarget("halved", halved)) },
 	})
 }
 

@@ -95,20 +95,25 @@ func wantNumbers(t *testing.T, sink string, ids []string, last int) {
 
 func postgresIDs(t *testing.T, address string) []string {
 	t.Helper()
+	return postgresTexts(t, address, "SELECT id FROM t ORDER BY split_part(_key, '/', 3)::bigint, split_part(_key, '/', 4)::bigint")
+}
+
+func postgresTexts(t *testing.T, address, query string) []string {
+	t.Helper()
 	conn, err := pgx.Connect(t.Context(), address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close(context.Background())
-	rows, err := conn.Query(t.Context(), "SELECT id FROM t ORDER BY split_part(_key, '/', 3)::bigint, split_part(_key, '/', 4)::bigint")
+	rows, err := conn.Query(t.Context(), query)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ids
+	return all
 }
 
 // lineIDs reads files of JSON lines one after the other.
