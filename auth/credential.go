@@ -67,6 +67,9 @@ func (c *Credential) EndsAt(end time.Time) {
 	c.Skew = end.Sub(now)
 }
 
+// Has reports whether the credential is part, or a stack that holds it.
+func (c *Credential) Has(part *Credential) bool { return c == part || slices.Contains(c.parts, part) }
+
 // SetCookies puts the cookies into an identity's jar, each for the hosts and
 // paths that it was set for.
 func (c *Credential) SetCookies(jar http.CookieJar) {

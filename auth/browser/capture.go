@@ -24,9 +24,9 @@ func (v *visit) capture() (*auth.Credential, error) {
 	if err != nil {
 		return nil, err
 	}
-	v.mu.Lock()
+	v.seen.Lock()
 	credential := &auth.Credential{Header: http.Header{}, Skew: v.skew}
-	v.mu.Unlock()
+	v.seen.Unlock()
 	expires := earliest{skew: credential.Skew}
 	for _, cookie := range cookies {
 		credential.Cookies = append(credential.Cookies, httpCookie(cookie))
@@ -48,9 +48,9 @@ func (v *visit) capture() (*auth.Credential, error) {
 		return nil, err
 	}
 	credential.UserAgent, _ = agent.(string)
-	v.mu.Lock()
+	v.seen.Lock()
 	credential.BrowserHeader = v.sent
-	v.mu.Unlock()
+	v.seen.Unlock()
 	return credential, nil
 }
 
@@ -62,6 +62,7 @@ func (v *visit) listen() error {
 	if err != nil {
 		return err
 	}
+	v.headers = session
 	session.On("Network.requestWillBeSentExtraInfo", func(params map[string]any) {
 		headers, _ := params["headers"].(map[string]any)
 		v.noteSent(headers)
@@ -91,9 +92,9 @@ func (v *visit) noteSent(headers map[string]any) {
 		}
 	}
 	if v.ours(host) && kept.Get("Accept-Language") != "" {
-		v.mu.Lock()
+		v.seen.Lock()
 		v.sent = kept
-		v.mu.Unlock()
+		v.seen.Unlock()
 	}
 }
 
@@ -113,9 +114,9 @@ func (v *visit) noteClock(response map[string]any) {
 		said.Set(name, text)
 	}
 	if said.Get("Date") != "" {
-		v.mu.Lock()
+		v.seen.Lock()
 		v.skew = auth.Skew(said)
-		v.mu.Unlock()
+		v.seen.Unlock()
 	}
 }
 

@@ -29,7 +29,6 @@ const maxDialErrors = 256
 type forwarder struct {
 	user, password string
 
-	dial      dialFunc
 	listener  net.Listener
 	server    *http.Server
 	reverse   *httputil.ReverseProxy
@@ -39,6 +38,7 @@ type forwarder struct {
 	serving   sync.WaitGroup
 
 	mu         sync.Mutex
+	dial       dialFunc
 	closed     bool
 	tunnels    map[net.Conn]struct{}
 	dialErrors map[string]error // by host
@@ -194,7 +194,10 @@ func (f *forwarder) untrack(conns ...net.Conn) {
 // dialExit dials through the exit and remembers for each host whether that
 // failed the last time.
 func (f *forwarder) dialExit(ctx context.Context, network, addr string) (net.Conn, error) {
-	conn, err := f.dial(ctx, network, addr)
+	f.mu.Lock()
+	dial := f.dial
+	f.mu.Unlock()
+	conn, err := dial(ctx, network, addr)
 	host, _, splitErr := net.SplitHostPort(addr)
 	if splitErr != nil {
 		host = addr
@@ -208,6 +211,21 @@ func (f *forwarder) dialExit(ctx context.Context, network, addr string) (net.Con
 		f.dialErrors[host] = err
 	}
 	return conn, err
+}
+
+// through has what is dialled from now on leave by another lease of the same
+// exit.
+func (f *forwarder) through(dial dialFunc) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dial = dial
+}
+
+// forget forgets that a host could not be reached.
+func (f *forwarder) forget(host string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.dialErrors, host)
 }
 
 // dialError returns why the last attempt to reach one of hosts failed.

@@ -198,6 +198,14 @@ func (l *live) alive() bool {
 	return l.browser.IsConnected() && driverAlive(l.driver.Pid(), l.room.dir)
 }
 
+// await waits a moment for the end of a browser that refuses what it is asked:
+// it may be told late.
+func (l *live) await() {
+	for deadline := time.Now().Add(time.Second); l.alive() && time.Now().Before(deadline); {
+		time.Sleep(glance)
+	}
+}
+
 // kill ends all processes at once. Every call to the browser then fails.
 func (l *live) kill() error {
 	err := l.room.clear()

@@ -1,10 +1,13 @@
 // Package browser obtains credentials by driving a real Chromium through steps
-// that are data.
+// that are data, and reads streams inside it where their clearance does not move
+// out.
 //
 // The main type is Source, an auth.Source: it opens a page, fills, clicks and
 // waits as its Steps say, and hands on cookies, storage values, the User-Agent
-// and the headers that go with it. All Sources of a program share one Runtime:
-// one driver and one browser, which live only while they are needed.
+// and the headers that go with it. Reader, an auth.Browser, sends requests from
+// a page, such as the one that a login has left open, and hands their answers on
+// as they come. All Sources and Readers of a program share one Runtime: one
+// driver and one browser, which live only while they are needed.
 //
 // It deliberately knows nothing of proxies: the browser leaves through a
 // forwarder on the loopback that dials through the auth.Via of the login. It
@@ -16,8 +19,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,8 +51,8 @@ type Config struct {
 	// Chromium puts a socket there. Empty means the system's, or /tmp where
 	// that is too long.
 	TempDir string
-	// IdleTimeout is how long the browser is kept after the last login; zero
-	// means 20 seconds, negative stops it at once.
+	// IdleTimeout is how long the browser is kept without a login or a stream;
+	// zero means 20 seconds, negative stops it at once.
 	IdleTimeout time.Duration
 	// MaxLogins is how many logins run at once, each taking about 100 MB;
 	// others wait. Zero means 4.
@@ -83,7 +88,7 @@ func (c Config) driverDir() (string, error) {
 }
 
 // Runtime is the one driver and the one browser of a program. They are started
-// by the first login and stopped when none has been for a while. Its methods
+// by the first login or stream and stopped when there has been none for a while. Its methods
 // may be called from any number of goroutines.
 type Runtime struct {
 	config Config
@@ -94,9 +99,12 @@ type Runtime struct {
 
 	live *live // guarded by turn; nil when stopped
 
-	mu    sync.Mutex
-	users int
-	idle  *time.Timer
+	mu     sync.Mutex
+	users  int // logins, and spaces that stay open
+	idle   *time.Timer
+	closed bool
+	stays  map[*stay]bool // the spaces that stay open
+	ends   sync.WaitGroup // of those spaces, until nothing is left of them
 }
 
 // NewRuntime returns a Runtime that has started nothing yet. Close it.
@@ -114,12 +122,13 @@ func NewRuntime(config Config) *Runtime {
 		config: config,
 		slots:  make(chan struct{}, config.MaxLogins),
 		turn:   make(chan struct{}, 1),
+		stays:  map[*stay]bool{},
 	}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	return r
 }
 
-// Close ends all logins and stops the browser. It asks politely while ctx
+// Close ends all logins and streams and stops the browser. It asks politely while ctx
 // lasts, for three seconds at most, then kills exactly the processes that it
 // started; when it returns nil nothing of them is left, neither process nor
 // file. It may be called more than once.
@@ -128,11 +137,18 @@ func (r *Runtime) Close(ctx context.Context) error {
 	r.turn <- struct{}{} // a start under way ends now
 	defer func() { <-r.turn }()
 	r.mu.Lock()
+	r.closed = true
 	if r.idle != nil {
 		r.idle.Stop()
 	}
+	open := slices.Collect(maps.Keys(r.stays))
 	r.mu.Unlock()
-	return r.stop(ctx)
+	for _, s := range open {
+		s.end()
+	}
+	err := r.stop(ctx)
+	r.ends.Wait() // they end with their browser
+	return err
 }
 
 // enter returns the browser, started where needed, for one login. The context
@@ -149,10 +165,20 @@ func (r *Runtime) enter(ctx context.Context) (_ context.Context, l *live, leave 
 		release()
 		return nil, nil, nil, err
 	}
-	if err := take(ctx, r.turn); err != nil {
+	l, err = r.join(ctx)
+	if err != nil {
 		<-r.slots
 		release()
 		return nil, nil, nil, err
+	}
+	return ctx, l, func() { release(); <-r.slots; r.leave() }, nil
+}
+
+// join returns the browser, started where needed, which then has one user more.
+// Each has to leave.
+func (r *Runtime) join(ctx context.Context) (_ *live, err error) {
+	if err := take(ctx, r.turn); err != nil {
+		return nil, err
 	}
 	defer func() { <-r.turn }()
 
@@ -164,9 +190,7 @@ func (r *Runtime) enter(ctx context.Context) (_ context.Context, l *live, leave 
 	}
 	if r.live == nil {
 		if r.live, err = start(ctx, r.config); err != nil {
-			<-r.slots
-			release()
-			return nil, nil, nil, err
+			return nil, err
 		}
 	}
 	r.mu.Lock()
@@ -175,7 +199,30 @@ func (r *Runtime) enter(ctx context.Context) (_ context.Context, l *live, leave 
 	if r.idle != nil {
 		r.idle.Stop()
 	}
-	return ctx, r.live, func() { release(); r.leave() }, nil
+	return r.live, nil
+}
+
+// stay counts a space that stays open, made by one who has joined. It reports
+// false when the Runtime is closed: then nothing stays.
+func (r *Runtime) stay(s *stay) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed || r.ctx.Err() != nil {
+		return false
+	}
+	r.users++
+	r.stays[s] = true
+	r.ends.Add(1)
+	return true
+}
+
+// gone is the end of a space that stayed open.
+func (r *Runtime) gone(s *stay) {
+	r.mu.Lock()
+	delete(r.stays, s)
+	r.mu.Unlock()
+	r.ends.Done() // first: the browser may stop now, which Close waits for
+	r.leave()
 }
 
 func take(ctx context.Context, slot chan<- struct{}) error {
@@ -190,9 +237,8 @@ func take(ctx context.Context, slot chan<- struct{}) error {
 	}
 }
 
-// leave is the end of one login.
+// leave is the end of one use.
 func (r *Runtime) leave() {
-	<-r.slots
 	r.mu.Lock()
 	r.users--
 	unused := r.users == 0
@@ -200,7 +246,7 @@ func (r *Runtime) leave() {
 		r.idle = time.AfterFunc(r.config.IdleTimeout, r.stopIdle)
 	}
 	r.mu.Unlock()
-	if unused && r.config.IdleTimeout < 0 {
+	if unused && r.config.IdleTimeout < 0 && r.ctx.Err() == nil {
 		r.stopIdle()
 	}
 }
@@ -215,7 +261,7 @@ func (r *Runtime) stopIdle() {
 	if !unused || r.live == nil {
 		return
 	}
-	r.config.Log.Debug("nobody logs in, the browser stops")
+	r.config.Log.Debug("nobody needs it, the browser stops")
 	if err := r.stop(r.ctx); err != nil {
 		r.config.Log.Warn("stopping the browser", "error", err)
 	}

@@ -28,8 +28,8 @@ const holderVariable = "HOLD_A_BROWSER_IN"
 func hold() {
 	runtime := browser.NewRuntime(browser.Config{TempDir: os.Getenv(holderVariable), IdleTimeout: time.Hour})
 	source, err := browser.NewSource(browser.SourceConfig{
-		Runtime: runtime,
-		Steps:   []browser.Step{{Do: browser.Open, Target: os.Getenv("HOLD_PAGE")}},
+		Runtime: runtime, KeepOpen: true,
+		Steps: []browser.Step{{Do: browser.Open, Target: os.Getenv("HOLD_PAGE")}},
 	})
 	if err == nil {
 		_, err = source.Obtain(context.Background(), auth.Via{}, nil)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/holdline/scrape/auth"
@@ -42,6 +43,10 @@ type SourceConfig struct {
 	// text and its error, secrets blanked, in a directory of its own; the
 	// newest ten are kept. Empty means that nothing is left.
 	ArtifactsDir string
+	// KeepOpen leaves the page of a good login open, for the streams that a
+	// Reader reads in it: until its identity is given up, or for a minute when
+	// no identity takes it.
+	KeepOpen bool
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -56,6 +61,9 @@ type Source struct {
 	hosts   []string // of the pages that are opened
 	secrets []string // what must not be seen in messages
 	matter  []string // names of the cookies that the end depends on
+
+	mu   sync.Mutex
+	kept map[string]*stay // the last login's, by exit
 }
 
 // NewSource checks config and says all that is wrong with it.
@@ -120,12 +128,18 @@ func (s *Source) Obtain(ctx context.Context, via auth.Via, _ *auth.Credential) (
 		return nil, err
 	}
 	defer leave()
-	f, err := startForwarder(via.DialContext)
+	own, err := newSpace(l, via, s.config.Log)
 	if err != nil {
-		return nil, setupError("no port on the loopback for the browser's way out", err)
+		return nil, err
 	}
-	defer f.close()
-	v := &visit{source: s, live: l, forwarder: f, secrets: s.secrets}
-	defer v.close()
-	return v.run(ctx)
+	v := &visit{space: own, source: s, secrets: s.secrets}
+	kept := false
+	defer func() {
+		if !kept {
+			v.close()
+		}
+	}()
+	credential, err := v.run(ctx)
+	kept = err == nil && s.keep(ctx, v, via, credential)
+	return credential, err
 }

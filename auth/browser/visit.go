@@ -19,31 +19,25 @@ import (
 // glance is how often a page is looked at while something is waited for.
 const glance = 50 * time.Millisecond
 
-// errHung is the cause when a page or the browser does not answer in time.
-var errHung = errors.New("the page does not answer")
-
-// visit is one login: a browser context of its own, and one page.
+// visit is one login: a space of its own, and one page.
 type visit struct {
-	source    *Source
-	live      *live
-	forwarder *forwarder
-	secrets   []string
+	*space
+	source  *Source
+	secrets []string
 
 	page     playwright.Page
-	refused  []string // the selectors by which the site refuses
-	captchas []string // the selectors of what only a person can do
+	headers  playwright.CDPSession // tells what the page sends
+	refused  []string              // the selectors by which the site refuses
+	captchas []string              // the selectors of what only a person can do
 
-	closeOnce sync.Once
-
-	mu      sync.Mutex
-	context playwright.BrowserContext
-	sent    http.Header // what goes with the User-Agent, as it was sent
-	skew    time.Duration
+	seen sync.Mutex  // guards what follows
+	sent http.Header // what goes with the User-Agent, as it was sent
+	skew time.Duration
 }
 
 // run does the steps and takes what they brought.
 func (v *visit) run(ctx context.Context) (*auth.Credential, error) {
-	err := v.within(ctx, launchTime, v.open)
+	err := v.within(ctx, launchTime, v.enter)
 	if err != nil {
 		return nil, v.failure(ctx, 0, Step{}, err)
 	}
@@ -55,6 +49,9 @@ func (v *visit) run(ctx context.Context) (*auth.Credential, error) {
 		}
 		if step.CaptchaSelector != "" {
 			v.captchas = append(slices.Clip(v.captchas), step.CaptchaSelector)
+		}
+		if v.source.config.Person && i == len(steps)-1 {
+			v.source.config.Log.Info("the window waits for you", "until", step.Do, "what", step.Target)
 		}
 		began := time.Now()
 		err := v.within(ctx, v.timeout(i), func(ctx context.Context) error { return v.do(ctx, step) })
@@ -99,97 +96,17 @@ func (v *visit) lost(ctx context.Context, err error) bool {
 	return ctx.Err() != nil || errors.Is(err, errHung) || !v.live.alive() || v.page.IsClosed()
 }
 
-// open makes the browser context and its page.
-func (v *visit) open(ctx context.Context) error {
-	browserContext, err := v.live.browser.NewContext(playwright.BrowserNewContextOptions{
-		Proxy: &playwright.Proxy{
-			Server:   v.forwarder.url(),
-			Username: &v.forwarder.user,
-			Password: &v.forwarder.password,
-		},
-		AcceptDownloads: playwright.Bool(false),
-	})
+// enter makes the space and its page.
+func (v *visit) enter(ctx context.Context) error {
+	// A person has to see what they click on.
+	err := v.open(ctx, playwright.BrowserNewContextOptions{}, v.source.config.Person)
 	if err != nil {
 		return err
 	}
-	v.mu.Lock()
-	v.context = browserContext
-	v.mu.Unlock()
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if !v.source.config.Person { // who has to see what they click on
-		if err := browserContext.Route("**/*", dropPictures); err != nil {
-			return err
-		}
-	}
-	if v.page, err = browserContext.NewPage(); err != nil {
+	if v.page, err = v.context.NewPage(); err != nil {
 		return err
 	}
 	return v.listen()
-}
-
-// dropPictures spares the exit what no step needs.
-func dropPictures(route playwright.Route) {
-	switch route.Request().ResourceType() {
-	case "image", "media", "font":
-		route.Abort("blockedbyclient")
-	default:
-		route.Continue()
-	}
-}
-
-// within runs fn under a deadline. Playwright's calls take no context: when ctx
-// ends, or fn overstays, the browser context is closed, which ends the calls in
-// it; and when that does not help, the browser is killed.
-func (v *visit) within(ctx context.Context, timeout time.Duration, fn func(context.Context) error) error {
-	hard, cancel := context.WithTimeoutCause(ctx, timeout+patience, errHung)
-	defer cancel()
-	soft, cancelSoft := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not within %v", timeout))
-	defer cancelSoft()
-	returned := make(chan struct{})
-	defer close(returned)
-	stop := context.AfterFunc(hard, func() { v.giveUp(returned) })
-	defer stop()
-	err := fn(soft)
-	if err != nil && hard.Err() != nil {
-		// What the browser says now is of our making.
-		return context.Cause(hard)
-	}
-	return err
-}
-
-// giveUp closes the browser context, and kills the browser when the calls in
-// it have not returned thereafter.
-func (v *visit) giveUp(returned <-chan struct{}) {
-	go v.closeContext()
-	select {
-	case <-returned:
-	case <-time.After(patience):
-		v.source.config.Log.Warn("the browser does not answer; it is killed")
-		v.live.kill()
-	}
-}
-
-// close ends the visit, whatever state the browser is in.
-func (v *visit) close() {
-	closed := make(chan struct{})
-	go func() { defer close(closed); v.closeContext() }()
-	select {
-	case <-closed:
-	case <-time.After(patience):
-		v.live.kill()
-		<-closed
-	}
-}
-
-func (v *visit) closeContext() {
-	v.mu.Lock()
-	browserContext := v.context
-	v.mu.Unlock()
-	if browserContext != nil {
-		v.closeOnce.Do(func() { browserContext.Close() })
-	}
 }
 
 // do does one step.
