@@ -163,7 +163,7 @@ func (r *runner) fetch(ctx context.Context, span Range) ([]Event, error) {
 	defer id.release()
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	events, err := r.Backfill.Fetch(ctx, &Session{Client: id.client, Stream: r.Name, Exit: id.lease.exit(), Log: r.Log}, span.First, span.Last)
+	events, err := r.Backfill.Fetch(ctx, &Session{Client: id.clientFor(r.Page), Stream: r.Name, Exit: id.lease.exit(), Log: r.Log}, span.First, span.Last)
 	if answer, ok := errors.AsType[*HTTPError](err); ok && (answer.Status == http.StatusNotFound || answer.Status == http.StatusGone) {
 		return nil, nil
 	}

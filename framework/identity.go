@@ -43,6 +43,9 @@ type IdentityConfig struct {
 	OpenTimeout time.Duration
 	// TLS is for connections to the site; nil means Go's defaults.
 	TLS *tls.Config
+	// Browser has a place for each identity, for the streams that are read
+	// inside a browser; nil where there are none.
+	Browser auth.Browser
 	// MaxStreams is how many streams may be open at once with the credential;
 	// zero means any number.
 	MaxStreams int
@@ -136,6 +139,7 @@ type identity struct {
 	credential *auth.Credential // nil when anonymous
 	transport  *transport.Transport
 	client     *http.Client
+	inside     auth.Inside // nil where no stream is read inside a browser
 
 	owner   *Identities
 	holders int  // guarded by owner.mu; the current identity is held by the owner
@@ -389,11 +393,23 @@ func (m *Identities) make(ctx context.Context, l *lease, rejected *auth.Credenti
 		HeaderTimeout: m.config.OpenTimeout,
 	})
 	id.client = &http.Client{
-		Transport:     &signer{id: id, hosts: m.config.Hosts, userAgent: m.config.UserAgent},
+		Transport:     &signer{id: id, to: id.transport},
 		CheckRedirect: transport.CheckRedirect,
 		Jar:           jar,
 	}
+	if m.config.Browser != nil {
+		id.inside = m.config.Browser.Inside(l.via(), id.credential)
+	}
 	return id, nil
+}
+
+// clientFor is the client of a stream that is read inside a browser as page
+// says, or of one that is not, for nil.
+func (id *identity) clientFor(page *auth.Page) *http.Client {
+	if page == nil {
+		return id.client
+	}
+	return &http.Client{Transport: &signer{id: id, to: id.inside.Transport(*page), browser: true}}
 }
 
 // renewAt is when a planned renewal of the credential should begin; zero for
@@ -427,6 +443,9 @@ func (id *identity) release() {
 	m.mu.Unlock()
 	if last {
 		id.transport.CloseIdleConnections()
+		if id.inside != nil {
+			id.inside.Close()
+		}
 		m.dropLease(id.lease)
 	}
 }
@@ -482,33 +501,24 @@ func (m *Identities) Logins() uint64 {
 // those to the target's own hosts. A redirect to a foreign host is followed
 // without it.
 type signer struct {
-	id        *identity
-	hosts     []string
-	userAgent string
+	id      *identity
+	to      http.RoundTripper
+	browser bool // a browser sends them, with a User-Agent of its own
 }
 
 func (s *signer) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.WithContext(req.Context()) // a copy, of which the headers are ours
 	req.Header = req.Header.Clone()
-	if req.Header.Get("User-Agent") == "" {
-		req.Header.Set("User-Agent", s.userAgent)
+	c := s.id.credential
+	if !s.browser {
+		s.introduce(req, c)
 	}
-	if c := s.id.credential; c != nil {
-		if c.UserAgent != "" {
-			req.Header.Set("User-Agent", c.UserAgent)
-		}
-		for name, values := range c.BrowserHeader {
-			if _, set := req.Header[name]; !set {
-				req.Header[name] = values
-			}
-		}
-		if s.own(req.URL) {
-			for name, values := range c.Header {
-				req.Header[http.CanonicalHeaderKey(name)] = values
-			}
+	if c != nil && s.own(req.URL) {
+		for name, values := range c.Header {
+			req.Header[http.CanonicalHeaderKey(name)] = values
 		}
 	}
-	resp, err := s.id.transport.RoundTrip(req)
+	resp, err := s.to.RoundTrip(req)
 	if err != nil {
 		return nil, fmt.Errorf("exit %s: %w", s.id.lease.exit(), err)
 	}
@@ -518,12 +528,30 @@ func (s *signer) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// introduce sets the User-Agent and the headers that go with it.
+func (s *signer) introduce(req *http.Request, c *auth.Credential) {
+	if req.Header.Get("User-Agent") == "" {
+		req.Header.Set("User-Agent", s.id.owner.config.UserAgent)
+	}
+	if c == nil {
+		return
+	}
+	if c.UserAgent != "" {
+		req.Header.Set("User-Agent", c.UserAgent)
+	}
+	for name, values := range c.BrowserHeader {
+		if _, set := req.Header[name]; !set {
+			req.Header[name] = values
+		}
+	}
+}
+
 // CloseIdleConnections is found by http.Client.
 func (s *signer) CloseIdleConnections() { s.id.transport.CloseIdleConnections() }
 
 // own tells whether an address is of the target's own hosts.
 func (s *signer) own(to *url.URL) bool {
-	for _, h := range s.hosts {
+	for _, h := range s.id.owner.config.Hosts {
 		if transport.SameSite(&url.URL{Scheme: to.Scheme, Host: h}, to) {
 			return true
 		}

@@ -27,6 +27,7 @@ func outcomeOf(err error) *Outcome {
 		op    *net.OpError
 		dns   *net.DNSError
 		limit *LimitError
+		lost  *auth.LostError
 	)
 	switch {
 	case errors.As(err, &hold): // its chain repeats an old failure: first
@@ -40,6 +41,8 @@ func outcomeOf(err error) *Outcome {
 		o.Layer, o.Status, o.Header, o.Body = proxyLayer(dial.Layer()), dial.Status, dial.Header, dial.Body
 	case errors.As(err, &login):
 		o.Layer = LayerCredential
+	case errors.As(err, &lost):
+		o.Layer, o.Status = LayerCredential, lost.Status
 	case errors.As(err, &layer):
 		o.Layer = proxyLayer(layer.Layer())
 	case errors.As(err, &op) && op.Op == "dial", errors.As(err, &dns):
@@ -86,6 +89,8 @@ func Judge(o *Outcome) Verdict {
 		var hold *auth.HoldError
 		var login *auth.LoginError
 		switch {
+		case errors.As(o.Err, new(*auth.LostError)):
+			v.Cause, v.Remedy = CauseExpired, Reauthenticate
 		case errors.As(o.Err, &hold) && hold.Until.IsZero():
 			v.Remedy = Fail
 		case errors.As(o.Err, &hold):

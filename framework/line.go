@@ -341,7 +341,7 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 		r.stats.set("connecting", a.id.lease.exit())
 	}
 	conn, err := r.Target.Open(ctx, &Session{
-		Client:  a.id.client,
+		Client:  a.id.clientFor(r.Page),
 		Stream:  r.Name,
 		Exit:    a.id.lease.exit(),
 		Log:     r.Log,

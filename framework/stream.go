@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdline/scrape/auth"
 	"github.com/holdline/scrape/internal/splice"
 	"github.com/holdline/scrape/internal/sse"
 	"github.com/holdline/scrape/internal/watch"
@@ -29,6 +30,10 @@ type Stream struct {
 	// Identities makes the identities, shared with the target's other
 	// streams; nil makes anonymous ones that leave directly.
 	Identities *Identities
+	// Page says how the stream is read inside a browser: the Client of its
+	// sessions then sends from there. It needs IdentityConfig.Browser. Nil: the
+	// program itself sends.
+	Page *auth.Page
 	// Types are the event types to keep; empty keeps all. Events of other
 	// types keep the line alive but are neither journaled nor delivered.
 	Types []string
@@ -162,6 +167,9 @@ type runner struct {
 // newRunner takes up the stream where the log says that it was left.
 func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 	r := &runner{Stream: s.withDefaults(), log: log, splice: splice.New(), hash: hashType("")}
+	if r.Page != nil && r.Identities.config.Browser == nil {
+		return nil, fmt.Errorf("stream %s: it is to be read inside a browser, and its Identities have none", r.Name)
+	}
 	if len(r.Types) > 0 {
 		r.types = map[string]bool{}
 		for _, t := range r.Types {
