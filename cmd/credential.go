@@ -80,9 +80,10 @@ func (w *wiring) any(is func(*targets.Credential) bool) bool {
 	})
 }
 
-// startBrowser gets the browser ready where a target logs in through one.
+// startBrowser gets the browser ready where a target logs in or reads through
+// one.
 func (w *wiring) startBrowser(ctx context.Context) (stop func(), err error) {
-	if !w.any(func(c *targets.Credential) bool { return c.Browser != nil }) {
+	if !w.any(func(c *targets.Credential) bool { return c.Browser != nil }) && (w.byHand || !slices.ContainsFunc(w.files, readsInside)) {
 		return func() {}, nil
 	}
 	config := browser.Config{Headed: w.headed, Log: w.log}
@@ -232,6 +233,7 @@ func (w *wiring) browserLogin(f *targets.File, b *targets.Browser) (auth.Source,
 		Runtime:      w.runtime,
 		Header:       map[string]string{},
 		Person:       w.headed,
+		KeepOpen:     readsInside(f) && !w.byHand,
 		ArtifactsDir: filepath.Join(w.data, "artifacts", f.Name),
 		Log:          w.log.With("target", f.Name),
 	}
@@ -249,7 +251,11 @@ func (w *wiring) browserLogin(f *targets.File, b *targets.Browser) (auth.Source,
 		}
 		c.Steps = append(c.Steps, step)
 	}
-	return browser.NewSource(c)
+	source, err := browser.NewSource(c)
+	if err == nil {
+		w.logins[f] = append(w.logins[f], source)
+	}
+	return source, err
 }
 
 func header(from map[string]auth.Secret) http.Header {

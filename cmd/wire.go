@@ -34,6 +34,7 @@ type wiring struct {
 	seed    string            // of the choice of exits, the same after a restart
 	runtime *browser.Runtime  // nil when no target needs a browser
 	kept    *store.Store      // nil when no credentials are kept
+	logins  map[*targets.File][]*browser.Source
 	hooks   map[string]browser.Hook
 	prompt  func(oauth.Prompt) // shows a person what to do
 	byHand  bool               // a person logs in
@@ -54,6 +55,7 @@ type wiring struct {
 // reset has nothing shared yet, but what an earlier run has kept of the exits.
 func (w *wiring) reset() {
 	w.recallExits()
+	w.logins = map[*targets.File][]*browser.Source{}
 	w.pools, w.limits, w.budget = map[string]*proxies.Pool{}, map[string]*framework.Limits{}, sse.NewBudget(unfinishedBytes)
 }
 
@@ -116,6 +118,7 @@ func (w *wiring) stream(f *targets.File, st *targets.Stream, identities *framewo
 		Target:       f.Target,
 		Host:         host,
 		Identities:   identities,
+		Page:         st.InPage(),
 		Types:        st.Types,
 		Decoder:      f.Decoder(st),
 		StaleAfter:   staleAfter(time.Duration(st.StaleAfter), st.Done != "" || st.OnEnd == "stop"),
@@ -211,7 +214,15 @@ func (w *wiring) identities(f *targets.File) (*framework.Identities, error) {
 			return nil, err
 		}
 	}
+	if readsInside(f) && !w.byHand {
+		c.Browser = &browser.Reader{Runtime: w.runtime, Logins: w.logins[f], Log: w.log.With("target", f.Name)}
+	}
 	return framework.NewIdentities(c), nil
+}
+
+// readsInside tells whether a stream is read inside the browser.
+func readsInside(f *targets.File) bool {
+	return slices.ContainsFunc(f.Streams, func(st targets.Stream) bool { return st.InPage() != nil })
 }
 
 // demoDir is where a demo site keeps what it must remember: one directory for

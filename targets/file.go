@@ -80,6 +80,25 @@ type Stream struct {
 	// `auto` goes by the content type, and takes any other type for a wrong
 	// answer; the others read whatever is not an HTML page.
 	Wire framework.Wire `yaml:"wire" default:"auto" enum:"auto,sse,ndjson"`
+	// What reads the feed: the program itself over HTTP, or a page of a real
+	// browser, for a site whose clearance does not move out of the browser. The
+	// page leaves through the same exit. After a login with `browser` it is the
+	// page that the login has left, and the browser runs as long as the stream
+	// is held. The browser's own cookies and User-Agent are sent.
+	Transport string `yaml:"transport" default:"http" enum:"http,browser"`
+	// How a page of the browser reads the feed. `fetch` sends what the stream
+	// says, but for headers that are the browser's own affair. `eventsource` is
+	// for a site that wants nothing else: it sends no headers, so that the
+	// stream goes on where it was only with `resume: {as: query}` (without it
+	// every break is a gap in the ledger); it brings only the types named in
+	// `types`, and those without a type; and heartbeats do not keep the line
+	// alive, since a page is not told of them.
+	Via string `yaml:"via" default:"fetch" enum:"fetch,eventsource"`
+	// The page of the browser that reads the feed. Without this key: the page
+	// that the login has left, where that is of the feed's host, otherwise the
+	// front page of that host. A page of another host needs the leave of the
+	// feed's (CORS).
+	Page string `yaml:"page"`
 	// How the data of the events is packed. `base64` is undone before anything
 	// but `done` looks at the data; what cannot be undone is kept as it came,
 	// and counted.
@@ -253,6 +272,7 @@ func (f *File) check(s *section) {
 		streams = append(streams, st.Name)
 	}
 	f.checkSinks(s)
+	f.checkEventSources(s)
 	f.checkPace(s)
 	f.callPlugin(s)
 	f.checkRecords(s)
@@ -299,6 +319,7 @@ func (st *Stream) check(s *section) {
 	}
 	checkHeaders(s, "headers", st.Headers)
 	st.checkRequest(s)
+	st.checkInside(s)
 	if st.Backfill != nil && st.Backfill.ID == "" && st.Sequence == "" && s.good("backfill") {
 		s.wrong("backfill", "backfill has no id, and the stream has no sequence", "name the field that holds the number of an event")
 	}
