@@ -97,7 +97,7 @@ type Stream struct {
 	// The page of the browser that reads the feed. Without this key: the page
 	// that the login has left, where that is of the feed's host, otherwise the
 	// front page of that host. A page of another host needs the leave of the
-	// feed's (CORS).
+	// feed's (CORS). It shows up in logs.
 	Page string `yaml:"page"`
 	// How the data of the events is packed. `base64` is undone before anything
 	// but `done` looks at the data; what cannot be undone is kept as it came,

@@ -256,6 +256,9 @@ func (r *Reader) tryPlace(ctx context.Context, via auth.Via, c *auth.Credential)
 		}
 		if err == nil && c != nil && len(c.Cookies) > 0 {
 			err = s.context.AddCookies(browserCookies(c.Cookies))
+			if err != nil && !errors.Is(err, playwright.ErrTargetClosed) {
+				err = errors.New("it does not take the credential's cookies") // which the error may quote
+			}
 		}
 		return err
 	})
