@@ -25,13 +25,15 @@ func TestPricesInsideTheBrowser(t *testing.T) {
 	p := newPlace(t)
 	p.write("prices.yaml", strings.Replace(prices, "    types: [price_update]", "    types: [price_update]\n    transport: browser", 1), nil)
 	p.env = append(p.env, "PRICES_PASSWORD=correct-horse", "PROXY_PASSWORD=isp-pass")
-	r := p.start("run", "prices.yaml", "--summary", "out.json", "--progress", "plain")
+	r := p.start("run", "prices.yaml", "--summary", "out.json", "--progress", "plain", "--log-level", "debug")
 	rows := func() int { return len(p.rows("data/prices.db", "prices")) }
 	for _, sign := range []string{"cause=expired", "cause=silence", "msg=rotated"} {
 		r.until(sign, func() bool { return strings.Contains(r.stderr.String(), sign) })
 	}
 	had := rows()
 	r.until("events after all of it", func() bool { return rows() > had+20 })
+	// Every identity so far went on in the page of its login.
+	saysNot(t, r.stderr.String(), "a place in the browser")
 	for _, process := range p.left() {
 		number, command, _ := strings.Cut(strings.TrimPrefix(process, "process "), ": ")
 		if pid, err := strconv.Atoi(number); err == nil && strings.Contains(command, "chromium") {
