@@ -149,7 +149,8 @@ goes on exactly where it stopped. What it reads goes through a durable journal
 into sinks.
 
 Exit codes: 0 done, limit reached or interrupt drained; 1 other errors, and
-coverage while a known gap is open; 2 wrong flags or target files; 3 something
+coverage while a known gap is open, and
+journal verify where something is damaged; 2 wrong flags or target files; 3 something
 on this machine is missing or in use; 4 a destination does not belong to the
 journal; 5 a stream had to be given up; 130 stopped at once by a second
 interrupt.`,
@@ -157,7 +158,7 @@ interrupt.`,
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.runCommand(), a.tailCommand(), a.coverageCommand(), a.deadCommand(), a.checkCommand(), a.loginCommand(), a.sessionsCommand(), a.demoCommand(), a.installCommand(), a.queryCommand(), a.proxiesCommand(), a.versionCommand())
+	root.AddCommand(a.runCommand(), a.tailCommand(), a.coverageCommand(), a.deadCommand(), a.journalCommand(), a.checkCommand(), a.loginCommand(), a.sessionsCommand(), a.demoCommand(), a.installCommand(), a.queryCommand(), a.proxiesCommand(), a.versionCommand())
 	return root
 }
 

@@ -66,10 +66,21 @@ func (w *wiring) serveControl() (stop func()) {
 		done, err := w.sendDead(r.Context(), r.Body)
 		answer(rw, done, err)
 	})
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	serveJournal(mux, w.journal)
+	ctx, cancel := context.WithCancel(context.Background())
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
 	over := make(chan struct{})
 	go func() { defer close(over); srv.Serve(l) }()
-	return func() { srv.Close(); <-over }
+	return func() {
+		cancel()
+		// What is being answered ends with its context; nobody waits longer.
+		late, done := context.WithTimeout(context.Background(), 2*time.Second)
+		defer done()
+		if srv.Shutdown(late) != nil {
+			srv.Close()
+		}
+		<-over
+	}
 }
 
 // workerRuns tells whether a worker answers at the control socket.
@@ -89,22 +100,11 @@ var errNoWorker = errors.New("no worker runs with the data directory")
 
 // askWorker has the worker of the data directory answer, and reads its answer.
 func askWorker(ctx context.Context, data, method, path string, body io.Reader, into any) error {
-	socket := filepath.Join(data, controlFile)
-	transport := &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			c, err := new(net.Dialer).DialContext(ctx, "unix", socket)
-			if err != nil {
-				return nil, fmt.Errorf("%w %s: %w", errNoWorker, data, err)
-			}
-			return c, nil
-		},
-	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://worker"+path, body)
 	if err != nil {
 		return fail(ExitError, err)
 	}
-	resp, err := transport.RoundTrip(req)
+	resp, err := controlClient(data).RoundTrip(req)
 	if err != nil {
 		return fail(ExitError, fmt.Errorf("%w: name another with --data", err))
 	}

@@ -82,13 +82,8 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
-	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
-		return now.Add(-d), nil
-	}
-	for _, form := range []string{time.RFC3339, time.DateTime, time.DateOnly} {
-		if at, err := time.ParseInLocation(form, text, now.Location()); err == nil {
-			return at, nil
-		}
+	if at, ok := parseMoment(text, now); ok {
+		return at, nil
 	}
 	return time.Time{}, fmt.Errorf("--since %s: want a length of time such as 24h, or a moment such as 2026-03-01 or 2026-03-01T12:00:00Z", text)
 }
@@ -224,6 +219,7 @@ func printCoverage(out io.Writer, list []streamCoverage, zone *time.Location) er
 	fmt.Fprintf(&b, "%-*s  %s\n", width, "", legend)
 	for i := range list {
 		printOpenGaps(&b, &list[i], zone)
+		printLost(&b, &list[i], zone)
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
@@ -257,6 +253,18 @@ func printOpenGaps(b *strings.Builder, s *streamCoverage, zone *time.Location) {
 	}
 	if old > 0 {
 		fmt.Fprintf(b, "  older, only their number is kept: %d\n", old)
+	}
+}
+
+// printLost names what of the journal has not reached a sink of the stream.
+func printLost(b *strings.Builder, s *streamCoverage, zone *time.Location) {
+	lost := s.Ledger.Lost
+	if len(lost) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "\n%s, not delivered:\n", s.Stream)
+	for _, l := range lost[max(0, len(lost)-maxShown):] {
+		fmt.Fprintf(b, "  to %s: chunks %d to %d of the journal, noticed %s: %s\n", l.Sink, l.FromChunk, l.ToChunk, moment(l.At, zone), l.Why)
 	}
 }
 

@@ -38,6 +38,7 @@ func hourOfStreams() map[string][]any {
 				Left: []framework.Range{{First: 812, Last: 850}, {First: 911, Last: 911}}, Cause: framework.CauseBroken},
 			framework.Held{From: minute(35), To: minute(60), Exit: "isp-2", Identity: 3, Events: 9000},
 			framework.Gap{State: framework.GapOverlapped, Proof: framework.ProofSeenAgain, From: minute(40), To: minute(40.001), Cause: framework.CauseRenewal},
+			framework.Lost{At: minute(45), Sink: "shop/sqlite", FromChunk: 7, ToChunk: 9, Why: "no longer kept"},
 			framework.Gap{State: framework.GapFilled, From: minute(49), To: minute(50), FirstID: 1000, LastID: 1000, Filled: 1, Cause: framework.CauseSkipped},
 		},
 		"shop/trades": {
@@ -72,6 +73,8 @@ func journalOf(t *testing.T, ledgers map[string][]any) (data string) {
 				kind = framework.NoteHeld
 			case framework.Total:
 				kind = framework.NoteTotal
+			case framework.Lost:
+				kind = framework.NoteLost
 			}
 			body, err := json.Marshal(e)
 			if err != nil {

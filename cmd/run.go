@@ -87,6 +87,7 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 		Dir:         journalDir(worker, o.data),
 		Retain:      time.Duration(worker.Journal.Retain),
 		RetainBytes: int64(worker.Journal.RetainBytes),
+		MaxBytes:    int64(worker.Journal.MaxBytes),
 		Durability:  durabilities[worker.Journal.Durability],
 		Log:         log,
 	})

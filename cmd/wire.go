@@ -65,6 +65,9 @@ func (w *wiring) config() (framework.Config, error) {
 	if w.journal != nil {
 		c.Journal = w.journal
 	}
+	if w.worker != nil {
+		c.MaxBytes, c.WhenFull = int64(w.worker.Journal.MaxBytes), framework.FullPolicy(w.worker.Journal.WhenFull)
+	}
 	known := []string{}
 	for _, f := range w.files {
 		identities, err := w.identities(f)
@@ -178,6 +181,8 @@ func (w *wiring) sink(f *targets.File, s *targets.Sink) framework.SinkConfig {
 		BatchRecords: s.Batch.Records,
 		BatchEvery:   time.Duration(s.Batch.Every),
 		Latest:       s.Start == "latest",
+		MaxLag:       time.Duration(s.MaxLag.Time),
+		MaxLagBytes:  int64(s.MaxLag.Bytes),
 		Adopt:        slices.Contains(w.adopt, id),
 		Restart:      slices.Contains(w.restart, id),
 	}

@@ -21,6 +21,8 @@ const (
 	NoteEpoch byte = 3
 	// NoteTotal: older entries summed up; the body is a [Total].
 	NoteTotal byte = 4
+	// NoteLost: a sink did not get a part of the stream; the body is a [Lost].
+	NoteLost byte = 5
 )
 
 // GapState says what became of a stretch in which events stopped, or how sure
@@ -98,6 +100,18 @@ type Epoch struct {
 	At time.Time `json:"at"`
 	// ID is the id that came with other content than before.
 	ID string `json:"id"`
+}
+
+// Lost is a part of the journal that did not reach a sink of the stream, since
+// it was damaged, or dropped before the sink had read it. It tells nothing of
+// the other sinks; whether the part held events of the stream is not known.
+type Lost struct {
+	At   time.Time `json:"at"`
+	Sink string    `json:"sink"`
+	// FromChunk and ToChunk are inclusive.
+	FromChunk uint64 `json:"from_chunk"`
+	ToChunk   uint64 `json:"to_chunk"`
+	Why       string `json:"why"`
 }
 
 // Held is a stretch during which a connection was held.

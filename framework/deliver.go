@@ -35,8 +35,27 @@ type SinkConfig struct {
 	// 1,000 records and 200 ms.
 	BatchRecords int
 	BatchEvery   time.Duration
+	// MaxLag and MaxLagBytes are how far the sink may fall behind before it is
+	// detached: how long the oldest event may wait for it, and what the journal
+	// keeps for it. 0 means no such limit. One that comes closer is left alone
+	// whatever MaxLag says.
+	MaxLag      time.Duration
+	MaxLagBytes int64
 	// Adopt and Restart: see SinkInfo.
 	Adopt, Restart bool
+}
+
+// defaults gives what is not set its default.
+func (c *SinkConfig) defaults() {
+	if c.BatchRecords <= 0 {
+		c.BatchRecords = defaultBatchRecords
+	}
+	if c.BatchEvery <= 0 {
+		c.BatchEvery = defaultBatchEvery
+	}
+	if c.Wants == nil {
+		c.Wants = func(string) bool { return true }
+	}
 }
 
 // DeadLetter is an event that could not be decoded or delivered.
@@ -53,8 +72,10 @@ type DeadLetter struct {
 // deliverer brings one partition of the journal to one sink.
 type deliverer struct {
 	SinkConfig
-	journal   Journal
+	journal   JournalReader
 	partition int
+	only      func(at Position, received time.Time) bool // nil: all
+	patience  time.Duration                              // how long the sink may refuse; 0: for ever
 	sink      Sink
 	decoders  map[string]Decoder
 	layout    layout
@@ -65,6 +86,16 @@ type deliverer struct {
 	log       *slog.Logger
 
 	drain chan struct{} // closed when everything committed is all there will be
+	// loses says that the journal may drop what the sink has not read; lost is
+	// told what could not be read, lastLost is the last chunk of that. floor is
+	// where a sink without a position began.
+	loses           bool
+	lost            func(*DamageError)
+	lastLost, floor uint64
+	// leastLag is how little the sink has been behind since it is beyond its
+	// MaxLag, and leastAt since when: they are the watcher's.
+	leastLag time.Duration
+	leastAt  time.Time
 
 	batch   Batch
 	events  []*StoredEvent    // what each record of the batch was made of
@@ -76,11 +107,16 @@ type deliverer struct {
 	// again counts none twice.
 	buried map[Key]struct{}
 
-	mu      sync.Mutex
-	stats   SinkStats
-	at      Position
-	made    map[string]*atomic.Uint64 // records made, by stream
-	written map[string]*atomic.Uint64 // records committed, by stream
+	mu    sync.Mutex
+	stats SinkStats
+	at    Position
+	// detached says that the sink was given up; stop ends its delivery. The
+	// journal may drop what the sink has not read up to chunk skipped.
+	detached bool
+	stop     context.CancelCauseFunc
+	skipped  uint64
+	made     map[string]*atomic.Uint64 // records made, by stream
+	written  map[string]*atomic.Uint64 // records committed, by stream
 }
 
 const (
@@ -95,7 +131,16 @@ const (
 // run delivers until everything is delivered after drain was closed, ctx ends,
 // or the destination and the journal turn out not to belong together.
 func (d *deliverer) run(ctx context.Context) error {
-	backoff := d.newBackoff()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	d.mu.Lock()
+	d.stop = stop
+	gone := d.detached
+	d.mu.Unlock()
+	if gone {
+		return nil
+	}
+	backoff, good := d.newBackoff(), time.Now()
 	for {
 		delivered, err := d.attempt(ctx)
 		switch {
@@ -114,7 +159,11 @@ func (d *deliverer) run(ctx context.Context) error {
 			d.log.Warn("the sink's position is not the one expected: going on from the sink's", "sink", d.ID, "error", err)
 		}
 		if delivered {
-			backoff = d.newBackoff()
+			backoff, good = d.newBackoff(), time.Now()
+		}
+		if d.patience > 0 && time.Since(good) > d.patience {
+			d.set("failed", err)
+			return err
 		}
 		wait, _ := backoff.Next()
 		d.set("waiting", err)
@@ -174,7 +223,7 @@ func (d *deliverer) open(ctx context.Context) (Position, error) {
 // plausible tells whether a destination can hold the position.
 func (d *deliverer) plausible(p Position) bool {
 	first, last := d.journal.Bounds(d.partition)
-	return p.Journal == d.journal.ID() && p.Seq <= last && (p.Seq == 0 || p.Seq+1 >= first)
+	return p.Journal == d.journal.ID() && p.Seq <= last && (p.Seq == 0 || p.Seq+1 >= first || d.loses)
 }
 
 // attempt opens the sink and delivers until something fails. It tells whether
@@ -193,8 +242,12 @@ func (d *deliverer) attempt(ctx context.Context) (delivered bool, err error) {
 		d.counter(d.made, name).Add(-n)
 	}
 	d.counts = map[string]uint64{}
-	d.position(pos)
+	d.move(pos)
 	d.set("delivering", nil)
+	if first, _ := d.journal.Bounds(d.partition); pos.Seq == 0 && d.floor > 0 && first > d.floor {
+		// It had no position to tell that from.
+		d.lose(&Chunk{Err: &DamageError{Journal: pos.Journal, Partition: d.partition, From: d.floor, To: first - 1, Err: errors.New("dropped before the sink had read it")}})
+	}
 
 	ctx, cancel := context.WithCancel(ctx)
 	chunks := make(chan *Chunk)
@@ -287,14 +340,14 @@ func (d *deliverer) take(ctx context.Context, c *Chunk) (batches int, err error)
 		d.pending = time.Now()
 	}
 	if c.Err != nil {
-		d.log.Error("a part of the journal cannot be read: its events do not reach the sink", "sink", d.ID, "chunk", c.Seq, "error", c.Err)
+		d.lose(c)
 	}
 	sparse := d.sparse(c)
 	for i := range c.Events {
 		ev := &c.Events[i]
 		name := c.Streams[ev.Stream]
 		at := Position{Journal: c.Journal, Partition: c.Partition, Seq: c.Seq, Event: i + 1}
-		if !d.batch.To.Before(at) || !d.Wants(name) {
+		if !d.batch.To.Before(at) || !d.Wants(name) || d.only != nil && !d.only(at, ev.Time) {
 			continue
 		}
 		if len(d.batch.Records) == 0 {
@@ -346,7 +399,7 @@ func (d *deliverer) flush(ctx context.Context) error {
 	d.stats.Batches++
 	d.mu.Unlock()
 	clear(d.buried)
-	d.position(d.batch.To)
+	d.move(d.batch.To)
 	d.journal.Release(d.ID, d.batch.To)
 	d.next(d.batch.To)
 	return nil
@@ -366,16 +419,44 @@ func (d *deliverer) counter(m map[string]*atomic.Uint64, name string) *atomic.Ui
 func (d *deliverer) set(state string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.detached {
+		return // that stays
+	}
 	d.stats.State = state
 	if err != nil {
 		d.stats.Error = err.Error()
 	}
 }
 
-func (d *deliverer) position(p Position) {
+func (d *deliverer) move(p Position) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.at = p
+}
+
+// position is the last one known to be in the destination.
+func (d *deliverer) position() Position {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.at
+}
+
+// lose accounts for chunks that do not reach the sink, once.
+func (d *deliverer) lose(c *Chunk) {
+	gone := &DamageError{Journal: c.Journal, Partition: d.partition, From: c.Seq, To: c.Seq, Err: c.Err}
+	errors.As(c.Err, &gone)
+	if gone.To <= d.lastLost {
+		return
+	}
+	gone = &DamageError{Journal: gone.Journal, Partition: d.partition, From: max(gone.From, d.lastLost+1), To: gone.To, Err: gone.Err}
+	d.lastLost = gone.To
+	d.mu.Lock()
+	d.stats.Lost += gone.To - gone.From + 1
+	d.mu.Unlock()
+	d.log.Error("a part of the journal cannot be read: its events do not reach the sink", "sink", d.ID, "from_chunk", gone.From, "to_chunk", gone.To, "error", gone.Err)
+	if d.lost != nil {
+		d.lost(gone)
+	}
 }
 
 func (d *deliverer) snapshot() SinkStats {

@@ -55,6 +55,12 @@ func (j *memJournal) Stream(context.Context, string) (StreamLog, error) {
 func (j *memJournal) Partition(string) int       { return 0 }
 func (j *memJournal) Sync(context.Context) error { return nil }
 
+func (j *memJournal) Forget(sink string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	delete(j.released, sink)
+}
+
 func (j *memJournal) Bounds(int) (first, last uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

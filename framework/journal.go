@@ -13,13 +13,20 @@ import (
 // engine is its only writer; internal/journal keeps it on NATS JetStream.
 // All methods may be called concurrently.
 type Journal interface {
-	// ID returns the journal's own id.
-	ID() JournalID
+	JournalReader
 	// Stream opens the log of one stream ("target/stream"). A stream belongs
 	// to one partition for ever.
 	Stream(ctx context.Context, name string) (StreamLog, error)
 	// Partition tells which partition the stream belongs to.
 	Partition(stream string) int
+	// Sync blocks until everything appended before the call is durable.
+	Sync(ctx context.Context) error
+}
+
+// JournalReader is the reading half of a [Journal].
+type JournalReader interface {
+	// ID returns the journal's own id.
+	ID() JournalID
 	// Bounds returns the number of the oldest chunk still kept and of the
 	// newest one committed in the partition; first > last means it is empty
 	// below last+1.
@@ -35,8 +42,8 @@ type Journal interface {
 	// more: retention may drop it. A sink holds the whole partition from the
 	// first Release or Hold on.
 	Release(sink string, p Position)
-	// Sync blocks until everything appended before the call is durable.
-	Sync(ctx context.Context) error
+	// Forget says that the sink holds nothing any more, in any partition.
+	Forget(sink string)
 }
 
 // StreamLog is the end of the journal that one stream writes to.

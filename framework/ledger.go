@@ -24,13 +24,15 @@ type Ledger struct {
 	Gaps []Gap `json:"gaps"`
 	// Epochs are the last times that the site began its ids anew, in order.
 	Epochs []Epoch `json:"epochs,omitempty"`
+	// Lost are the last parts that did not reach a sink, in order.
+	Lost []Lost `json:"lost,omitempty"`
 }
 
 // ReadLedger reads a stream's notes. last is when its last event was received:
 // it bounds the last connection of a program that was killed.
 func ReadLedger(notes []Note, last time.Time) Ledger {
 	e := readNotes(notes)
-	l := Ledger{Totals: e.totals, Gaps: e.gaps, Epochs: e.epochs}
+	l := Ledger{Totals: e.totals, Gaps: e.gaps, Epochs: e.epochs, Lost: e.lost}
 	for i := range e.held {
 		if h := &e.held[i]; h.To.IsZero() {
 			h.To = later(h.From, last)
@@ -81,6 +83,11 @@ func (l Ledger) Since(t time.Time) Ledger {
 	for _, x := range l.Epochs {
 		if x.At.After(t) {
 			out.Epochs = append(out.Epochs, x)
+		}
+	}
+	for _, x := range l.Lost {
+		if x.At.After(t) {
+			out.Lost = append(out.Lost, x)
 		}
 	}
 	return out
@@ -178,11 +185,12 @@ type entries struct {
 	held   []Held
 	gaps   []Gap
 	epochs []Epoch
+	lost   []Lost
 	other  []Note // of a newer program, or damaged: kept as they are
 }
 
 func (e *entries) len() int {
-	return len(e.totals) + len(e.held) + len(e.gaps) + len(e.epochs) + len(e.other)
+	return len(e.totals) + len(e.held) + len(e.gaps) + len(e.epochs) + len(e.lost) + len(e.other)
 }
 
 func readNotes(notes []Note) *entries {
@@ -221,6 +229,10 @@ func readNotes(notes []Note) *entries {
 		case NoteEpoch:
 			if x, ok := body[Epoch](e, n); ok {
 				e.epochs = append(e.epochs, x)
+			}
+		case NoteLost:
+			if x, ok := body[Lost](e, n); ok {
+				e.lost = append(e.lost, x)
 			}
 		default:
 			e.other = append(e.other, n)
@@ -277,6 +289,9 @@ func CompactNotes(notes []Note, keep int) []Note {
 	for _, x := range e.epochs {
 		out = append(out, newNote(NoteEpoch, x))
 	}
+	for _, x := range e.lost {
+		out = append(out, newNote(NoteLost, x))
+	}
 	held, gaps := e.held, e.gaps
 	for len(held)+len(gaps) > 0 { // in the order of time, as they were written
 		if len(gaps) == 0 || len(held) > 0 && held[0].From.Before(gaps[0].To) {
@@ -288,12 +303,13 @@ func CompactNotes(notes []Note, keep int) []Note {
 	return out
 }
 
-// sumUp reduces the entries: half of keep for the newest, a quarter for older
-// gaps that are known, an eighth for totals, and a sixteenth each for new epochs
-// and what is not understood.
+// sumUp reduces the entries: half of keep for the newest, an eighth for totals,
+// a sixteenth each for new epochs, for losses of sinks and for what is not
+// understood, and the rest for older gaps that are known.
 func (e *entries) sumUp(keep int) {
 	e.other = e.other[max(0, len(e.other)-keep/16):]
 	e.epochs = e.epochs[max(0, len(e.epochs)-keep/16):]
+	e.lost = e.lost[max(0, len(e.lost)-keep/16):]
 
 	ends := make([]time.Time, 0, len(e.held)+len(e.gaps))
 	for _, h := range e.held {
@@ -314,7 +330,7 @@ func (e *entries) sumUp(keep int) {
 		}
 	}
 	open = min(open, keep/8)
-	recent, known := keep/2-open, keep/4
+	recent, known := keep/2-open, keep/4-keep/16
 
 	var held, oldHeld []Held
 	for i := len(e.held) - 1; i >= 0; i-- {

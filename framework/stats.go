@@ -21,7 +21,7 @@ type Stats struct {
 type StreamStats struct {
 	Name string `json:"name"`
 	// State is one word ("live", "connecting", "logging in", "waiting",
-	// "rotating", "done", "failed"), Detail a few more, Exit the exit in use
+	// "rotating", "blocked", "done", "failed"), Detail a few more, Exit the exit in use
 	// and Error the last failure.
 	State  string `json:"state"`
 	Detail string `json:"detail,omitempty"`
@@ -91,7 +91,7 @@ type Traffic struct {
 // SinkStats is the account of one sink, of this run.
 type SinkStats struct {
 	ID    string `json:"id"`
-	State string `json:"state"` // "delivering", "level", "waiting", "failed"
+	State string `json:"state"` // "delivering", "level", "waiting", "detached", "failed"
 	Error string `json:"error,omitempty"`
 	// Records were committed by the sink in Batches.
 	Records uint64 `json:"records"`
@@ -99,6 +99,9 @@ type SinkStats struct {
 	Retries uint64 `json:"retries"`
 	// DeadLetters could not be made into records or stored.
 	DeadLetters uint64 `json:"dead_letters"`
+	// Lost chunks could not be read, or were dropped before the sink had read
+	// them: their events have not reached it.
+	Lost uint64 `json:"lost_chunks,omitempty"`
 	// Position is the last one committed.
 	Position string `json:"position"`
 	// Behind is how many chunks of the journal the sink has not read yet.

@@ -1,6 +1,7 @@
 package framework
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,12 @@ type Config struct {
 	// returns when that is durable. The same letter may come again. It is
 	// called concurrently. Nil only counts them.
 	DeadLetters func([]DeadLetter) error
+	// WhenFull is what happens when a sink makes the journal keep MaxBytes in a
+	// partition; empty means [FullBlock]. Without MaxBytes that is three
+	// quarters of the space that the journal and what is free on its disk take
+	// together. Only a Journal that is a [Measurer] can tell.
+	WhenFull FullPolicy
+	MaxBytes int64
 	// MaxEvents ends the run after so many events; 0 means no such end.
 	MaxEvents uint64
 	// DrainTimeout bounds the delivery of what is in the journal after the
@@ -35,6 +42,7 @@ type Worker struct {
 	config     Config
 	runners    []*runner
 	deliverers []*deliverer
+	brakes     map[string]*brake // by stream
 
 	began    time.Time
 	ended    atomic.Int64 // nanoseconds after began
@@ -71,17 +79,9 @@ func NewWorker(c Config) (*Worker, error) {
 			return nil, fmt.Errorf("two sinks have the id %q", s.ID)
 		}
 		ids[s.ID] = true
-		if s.BatchRecords <= 0 {
-			s.BatchRecords = defaultBatchRecords
-		}
-		if s.BatchEvery <= 0 {
-			s.BatchEvery = defaultBatchEvery
-		}
-		if s.Wants == nil {
-			s.Wants = func(string) bool { return true }
-		}
+		s.defaults()
 	}
-	return &Worker{config: c, began: time.Now(), drain: make(chan struct{}), prepared: make(chan struct{})}, nil
+	return &Worker{config: c, began: time.Now(), brakes: map[string]*brake{}, drain: make(chan struct{}), prepared: make(chan struct{})}, nil
 }
 
 // StreamError says which streams had to be given up.
@@ -124,6 +124,15 @@ func (w *Worker) Run(ctx context.Context) error {
 		sinks.Go(func() { sinkErrs[i] = d.run(sinkCtx) })
 	}
 
+	var watch sync.WaitGroup
+	if m, ok := w.config.Journal.(Measurer); ok {
+		h := &holds{
+			journal: w.config.Journal, measure: m, policy: cmp.Or(w.config.WhenFull, FullBlock), most: w.config.MaxBytes,
+			deliverers: w.deliverers, brakes: w.brakes, log: w.config.Log,
+		}
+		watch.Go(func() { h.run(sinkCtx) })
+	}
+
 	readCtx, stopReading := context.WithCancel(ctx)
 	defer stopReading()
 	go func() {
@@ -156,6 +165,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	})
 	sinks.Wait()
 	deadline.Stop()
+	stopSinks()
+	watch.Wait()
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("journal: %w", err)
 	}
@@ -182,40 +193,30 @@ func (w *Worker) prepare(ctx context.Context) error {
 		share = &allowance{left: w.config.MaxEvents, over: w.Drain}
 	}
 	partitions := map[int]bool{}
-	decoders := map[string]Decoder{}
+	decoders := decodersOf(w.config.Streams)
 	stats := map[string]*streamStats{}
 	for _, s := range w.config.Streams {
 		log, err := w.config.Journal.Stream(ctx, s.Name)
 		if err != nil {
 			return err
 		}
-		r, err := newRunner(ctx, s, log)
+		braked := &brakedLog{StreamLog: log}
+		w.brakes[s.Name] = &braked.brake
+		r, err := newRunner(ctx, s, braked)
 		if err != nil {
 			return err
 		}
 		r.share = share
-		if d, ok := s.Target.(Decoder); ok {
-			decoders[s.Name] = d
-		}
-		if s.Decoder != nil {
-			decoders[s.Name] = s.Decoder
-		}
 		stats[s.Name] = &r.stats
 		partitions[w.config.Journal.Partition(s.Name)] = true
 		w.runners = append(w.runners, r)
 	}
 	judged := slices.ContainsFunc(w.config.Sinks, func(c SinkConfig) bool { return c.Refused })
 	for _, c := range w.config.Sinks {
-		var wanted []string
-		for _, s := range w.config.Streams {
-			if c.Wants(s.Name) {
-				wanted = append(wanted, s.Name)
-			}
-		}
 		var layout layout
 		if !c.Refused {
 			var err error
-			if layout, err = newLayout(wanted, decoders); err != nil {
+			if layout, err = layoutOf(&c, w.config.Streams, decoders); err != nil {
 				return fmt.Errorf("sink %s: %w", c.ID, err)
 			}
 		}
@@ -229,6 +230,11 @@ func (w *Worker) prepare(ctx context.Context) error {
 				d.begin = last
 			}
 			d.stats.ID, d.stats.State = c.ID, "opening"
+			d.loses = w.config.WhenFull == FullDrop
+			if !c.Refused {
+				d.lost = func(gone *DamageError) { w.lost(ctx, d, gone) }
+			}
+			d.floor, _ = w.config.Journal.Bounds(p)
 			pos, err := d.open(ctx)
 			var impossible *PositionError
 			switch {
@@ -242,6 +248,7 @@ func (w *Worker) prepare(ctx context.Context) error {
 				w.config.Journal.Release(c.ID, Position{Journal: w.config.Journal.ID(), Partition: p})
 			default:
 				w.config.Journal.Release(c.ID, pos)
+				d.move(pos)
 			}
 			if d.sink != nil {
 				if err := d.sink.Close(); err != nil {
@@ -252,6 +259,18 @@ func (w *Worker) prepare(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// lost writes into the ledgers of its streams what has not reached a sink.
+func (w *Worker) lost(ctx context.Context, d *deliverer, gone *DamageError) {
+	note := newNote(NoteLost, Lost{At: time.Now(), Sink: d.ID, FromChunk: gone.From, ToChunk: gone.To, Why: gone.Err.Error()})
+	for _, r := range w.runners {
+		if d.Wants(r.Name) && d.partition == w.config.Journal.Partition(r.Name) {
+			if err := r.log.Note(ctx, note); err != nil {
+				w.config.Log.Warn("the ledger could not be written", "stream", r.Name, "error", err)
+			}
+		}
+	}
 }
 
 // allowance is how many events the streams of a worker may still take. A nil
@@ -316,6 +335,9 @@ func (w *Worker) Stats() Stats {
 	for _, r := range w.runners {
 		s := r.stats.snapshot(now)
 		s.Logins = r.Identities.Logins()
+		if why := w.brakes[r.Name].why(); why != "" {
+			s.State, s.Detail = "blocked", why
+		}
 		first := true
 		for _, d := range w.deliverers {
 			if d.Refused || !d.Wants(r.Name) || d.partition != w.config.Journal.Partition(r.Name) {

@@ -55,6 +55,8 @@ func wanted(v reflect.Value) string {
 		return errDuration.Error()
 	case Size:
 		return errSize.Error()
+	case Lag:
+		return errLag.Error()
 	}
 	switch v.Kind() {
 	case reflect.Bool:

@@ -247,6 +247,14 @@ func (o *PluginOptions) decodeNode(_ *decoder, n ast.Node, path string) { o.node
 // keys in destinations.
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
+// CheckName says what is wrong with a name for a stream or sink.
+func CheckName(name string) error {
+	if !nameForm.MatchString(name) {
+		return fmt.Errorf("%s cannot be a name: %s", show(name), nameRemedy)
+	}
+	return nil
+}
+
 const nameRemedy = "use up to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
 
 func (f *File) check(s *section) {

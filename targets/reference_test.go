@@ -173,6 +173,8 @@ func nameOf(t reflect.Type) string {
 	switch t {
 	case reflect.TypeFor[Duration]():
 		return "duration"
+	case reflect.TypeFor[Lag]():
+		return "duration or size"
 	case reflect.TypeFor[AutoDuration]():
 		return "`auto` or duration"
 	case reflect.TypeFor[Size]():

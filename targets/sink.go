@@ -31,6 +31,13 @@ type Sink struct {
 	Start string `yaml:"start" default:"earliest" enum:"earliest,latest"`
 	// How records are gathered.
 	Batch Batch `yaml:"batch"`
+	// How far the sink may fall behind: how long an event may wait for it
+	// (48h), or how much the journal keeps for it (20GiB). Beyond that it is
+	// detached: the journal keeps nothing for it any more, and once it works
+	// again it has to begin anew, with --restart-sink. One that is catching
+	// up is not detached by time. Without this key only the journal's
+	// max_bytes is a limit.
+	MaxLag Lag `yaml:"max_lag"`
 
 	// Kind is the kind of sink.
 	Kind string `yaml:"-"`

@@ -121,6 +121,42 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10)
 }
 
+// Lag is how far something may fall behind: a length of time (48h) or a number
+// of bytes (20GiB). The zero value is no limit.
+type Lag struct {
+	Time  Duration
+	Bytes Size
+}
+
+var errLag = errors.New("want a duration of at least 1m, such as 48h, or a size of at least 1MiB, such as 20GiB")
+
+// UnmarshalText reads the form that a file holds.
+func (l *Lag) UnmarshalText(text []byte) error {
+	*l = Lag{}
+	if l.Time.UnmarshalText(text) == nil && l.Time >= Duration(time.Minute) {
+		return nil
+	}
+	l.Time = 0
+	if l.Bytes.UnmarshalText(text) == nil && l.Bytes >= 1<<20 {
+		return nil
+	}
+	return errLag
+}
+
+// MarshalText writes the form that a file holds.
+func (l Lag) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// String is the limit as Duration or Size write it; empty when there is none.
+func (l Lag) String() string {
+	switch {
+	case l.Time > 0:
+		return l.Time.String()
+	case l.Bytes > 0:
+		return l.Bytes.String()
+	}
+	return ""
+}
+
 // Path is a path in the file system. A relative one is relative to the file
 // that it is written in; after loading it is relative to the working
 // directory, or absolute, like any other path of the program.

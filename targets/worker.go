@@ -82,6 +82,19 @@ type Journal struct {
 	Retain Duration `yaml:"retain" default:"24h" min:"1s"`
 	// How many bytes of them are kept.
 	RetainBytes Size `yaml:"retain_bytes" default:"10GiB" min:"1"`
+	// How many bytes the journal takes altogether. What all sinks have goes
+	// first; when_full says what happens when sinks have not read the rest.
+	// Without this key: three quarters of what it takes and what is free on
+	// its disk together.
+	MaxBytes Size `yaml:"max_bytes" min:"16MiB"`
+	// What happens when the journal is full because a sink is that far behind,
+	// since its destination is down or slow. `block`: the streams of that
+	// sink are not read until it has caught up; other streams go on, and if
+	// they fill a quarter more, the sink is detached. `detach_sink`: the sink
+	// furthest behind is detached: nothing is kept for it any more, and it has
+	// to begin anew with --restart-sink. `drop_oldest`: the oldest events are
+	// dropped; the sink goes on after them, and the ledger names what it lost.
+	WhenFull string `yaml:"when_full" default:"block" enum:"block,detach_sink,drop_oldest"`
 	// When an event counts as kept. `always`: once it is on the disk; a power
 	// cut loses nothing. `every_second`: once the operating system has it; a
 	// crash of the program loses nothing, a power cut loses the last second.

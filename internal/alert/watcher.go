@@ -31,6 +31,8 @@ const (
 	SinkDown Kind = "sink_down"
 	// SinkDetached: a sink was let go, or does not belong to the journal.
 	SinkDetached Kind = "sink_detached"
+	// SinkLost: a part of the journal has not reached a sink, and will not.
+	SinkLost Kind = "sink_lost"
 	// DiskFull: the disk of the data directory is nearly full.
 	DiskFull Kind = "disk_nearly_full"
 	// DeadLetters: too large a share of a stream's events become dead letters.
@@ -44,7 +46,7 @@ type Alert struct {
 	Of   string `json:"of"`
 	Text string `json:"text"`
 	// Over says that what an earlier alert of this kind told is no longer so.
-	// A gap is never over.
+	// A gap or a loss is never over.
 	Over bool      `json:"over"`
 	Time time.Time `json:"time"`
 	// Worker is the name of the machine.
@@ -89,6 +91,7 @@ type Watcher struct {
 	raised  map[subject]time.Time // since when
 	streams map[string]*streamView
 	sinks   map[string]time.Time // since when they do not deliver
+	lost    map[string]uint64    // chunks that did not reach a sink, as they were told
 }
 
 type subject struct {
@@ -120,7 +123,7 @@ func NewWatcher(r Rules, machine string) *Watcher {
 	if r.DiskFree == 0 {
 		r.DiskFree = 1 << 30
 	}
-	return &Watcher{rules: r, worker: machine, raised: map[subject]time.Time{}, streams: map[string]*streamView{}, sinks: map[string]time.Time{}}
+	return &Watcher{rules: r, worker: machine, raised: map[subject]time.Time{}, streams: map[string]*streamView{}, sinks: map[string]time.Time{}, lost: map[string]uint64{}}
 }
 
 // Look compares the view with those before and returns what is new. It is
@@ -143,7 +146,13 @@ func (w *Watcher) Look(now time.Time, v View) (alerts []Alert) {
 		alerts = append(alerts, w.stream(now, &v.Stats.Streams[i], tell)...)
 	}
 	for i := range v.Stats.Sinks {
-		w.sink(now, &v.Stats.Sinks[i], tell)
+		s := &v.Stats.Sinks[i]
+		w.sink(now, s, tell)
+		if n := s.Lost - min(s.Lost, w.lost[s.ID]); n > 0 {
+			w.lost[s.ID] = s.Lost
+			alerts = append(alerts, Alert{Kind: SinkLost, Of: s.ID, Time: now, Worker: w.worker,
+				Text: fmt.Sprintf("%d chunks of the journal were damaged or dropped before the sink had read them: scrape coverage tells which", n)})
+		}
 	}
 	if v.FreeKnown {
 		low := v.Free < w.rules.DiskFree

@@ -155,3 +155,15 @@ func TestADiskThatFills(t *testing.T) {
 	}
 	s.want("5000", "disk_nearly_full data", "999", "1001", "998", "over: disk_nearly_full data", "1101")
 }
+
+func TestAPartOfTheJournalThatDidNotReachASink(t *testing.T) {
+	s := tell(t, Rules{})
+	s.pass(10 * time.Second)
+	s.want()
+	s.sink().Lost = 12
+	s.pass(time.Minute)
+	s.want("sink_lost t/k") // once, and never over
+	s.sink().Lost = 13
+	s.pass(time.Minute)
+	s.want("sink_lost t/k")
+}

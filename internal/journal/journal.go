@@ -64,6 +64,11 @@ type Config struct {
 	// a chunk goes when it is older, or when there are more bytes.
 	Retain      time.Duration
 	RetainBytes int64
+	// MaxBytes is what each partition is to take at most: it bounds RetainBytes.
+	// Chunks that a sink holds are kept all the same: the engine decides about
+	// them. 0 means three quarters of the space that the journal and what is
+	// free on its disk take together.
+	MaxBytes int64
 	// Durability says when a commit counts.
 	Durability Durability
 	// ChunkEvents and ChunkBytes bound a chunk (a single larger event makes a

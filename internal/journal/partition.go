@@ -30,6 +30,7 @@ type partition struct {
 	snapped      uint64
 	snappedBytes int64 // written since
 	recent       ring
+	used         usage
 	tails        *tails            // nil before the first Resume
 	holds        map[string]uint64 // by sink: the last chunk it needs no more
 	// changed is closed and replaced when chunks became durable or err is
@@ -275,6 +276,7 @@ func (p *partition) commit(g *gathering) error {
 	defer p.mu.Unlock()
 	p.last = seq
 	p.snappedBytes += written
+	p.used.add(seq, written+int64(h.parts+1)*messageOverhead)
 	keep := p.keptNotes()
 	for i := range g.rows {
 		l, r := g.logs[i], &g.rows[i]

@@ -8,11 +8,11 @@ import (
 )
 
 // trimEvery is how often retention looks for chunks to drop.
-const trimEvery = time.Minute
+const trimEvery = 10 * time.Second
 
 // Release implements [framework.Journal]. Holds live in memory: whoever wants
 // chunks kept across a restart calls it, with the position that the sink has
-// (Seq 0 when it has none yet), within a minute of Open. A position of another
+// (Seq 0 when it has none yet), before the first append. A position of another
 // journal is ignored.
 func (j *Journal) Release(sink string, pos framework.Position) {
 	if pos.Journal != j.id || pos.Partition < 0 || pos.Partition >= len(j.parts) {
@@ -24,6 +24,15 @@ func (j *Journal) Release(sink string, pos framework.Position) {
 	// Never back: a sink that starts again says so by a position of its own,
 	// and what was dropped meanwhile is gone.
 	p.holds[sink] = max(p.holds[sink], pos.Seq)
+}
+
+// Forget implements [framework.Journal].
+func (j *Journal) Forget(sink string) {
+	for _, p := range j.parts {
+		p.mu.Lock()
+		delete(p.holds, sink)
+		p.mu.Unlock()
+	}
 }
 
 // keep enforces retention until the journal is closed.
@@ -54,10 +63,29 @@ func (j *Journal) trim(now time.Time) {
 	}
 }
 
-// trim drops chunks that are older than Retain or beyond RetainBytes, as far
+// retainBytes is how much a partition keeps beyond what the sinks need.
+func (j *Journal) retainBytes() int64 {
+	most := j.cfg.MaxBytes
+	if most <= 0 {
+		used, free := j.Space()
+		if free < 0 {
+			return j.cfg.RetainBytes
+		}
+		most = (used + free) / 4 * 3 / int64(len(j.parts))
+	}
+	return min(j.cfg.RetainBytes, most)
+}
+
+// trim drops chunks that are older than Retain or beyond retainBytes, as far
 // as no sink needs them.
 func (p *partition) trim(ctx context.Context, s *store, now time.Time) error {
 	p.mu.Lock()
+	if p.appended == 0 {
+		// Not before the first entry: the sinks of a worker may not have said
+		// yet what they need, and who only reads is to change nothing.
+		p.mu.Unlock()
+		return nil
+	}
 	// The newest message stays in any case: it is what fences writers. So does
 	// the chunk that a sink's position is in, of which it may want the rest.
 	limit := p.last
@@ -79,6 +107,7 @@ func (p *partition) trim(ctx context.Context, s *store, now time.Time) error {
 	if err := p.drop(ctx, s, m.seq); err != nil {
 		return err
 	}
+	keep := float64(p.j.retainBytes())
 	// How many bytes the oldest chunks hold is not known: a few careful steps.
 	for range 8 {
 		info, err := s.stream(ctx, chunkStream(p.n))
@@ -86,7 +115,7 @@ func (p *partition) trim(ctx context.Context, s *store, now time.Time) error {
 			return err
 		}
 		st := info.State
-		excess := float64(st.Bytes) - float64(p.j.cfg.RetainBytes)
+		excess := float64(st.Bytes) - keep
 		if excess <= 0 || st.FirstSeq >= limit {
 			return nil
 		}
@@ -118,6 +147,7 @@ func (p *partition) drop(ctx context.Context, s *store, seq uint64) error {
 		return nil
 	}
 	p.first = seq
+	p.used.drop(seq)
 	p.mu.Unlock()
 	// The snapshot comes first: it takes over the cursors of idle streams, and
 	// tells later readers that this is not damage.

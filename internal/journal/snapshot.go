@@ -44,6 +44,7 @@ func (p *partition) load(ctx context.Context, s *store) error {
 			return err
 		}
 	}
+	p.used.start(min(p.first, p.last+1), p.last, int64(info.State.Bytes))
 	for from := p.snapped + 1; from <= p.last; {
 		found, reached, err := p.fetch(ctx, s, from, batchMessages)
 		if err != nil {

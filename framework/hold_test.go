@@ -1,0 +1,67 @@
+package framework
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A sink is detached when the oldest event has waited for too long, but not
+// while it comes closer.
+func TestSinkBeyondItsLag(t *testing.T) {
+	begin := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	// at, in seconds, is when we look, and what the oldest chunk then waits for.
+	type look struct{ at, lag int }
+	cases := map[string]struct {
+		looks []look
+		gone  bool
+	}{
+		"within":                   {[]look{{0, 100}, {100, 200}, {1000, 299}}, false},
+		"down":                     {[]look{{0, 300}, {1, 301}, {30, 330}, {70, 370}}, true},
+		"not for long":             {[]look{{0, 300}, {1, 301}, {59, 359}}, false},
+		"catching up":              {[]look{{0, 9000}, {50, 8000}, {100, 7000}, {150, 6000}, {200, 5000}, {300, 400}, {310, 10}}, false},
+		"falling behind":           {[]look{{0, 350}, {50, 360}, {100, 370}}, true},
+		"level in between":         {[]look{{0, 400}, {50, 0}, {100, 400}, {150, 450}}, false},
+		"catching up and stopping": {[]look{{0, 9000}, {50, 8000}, {80, 8030}, {120, 8070}}, true},
+	}
+	for name, c := range cases {
+		d := &deliverer{SinkConfig: SinkConfig{MaxLag: 5 * time.Minute}}
+		why := ""
+		for _, l := range c.looks {
+			if why != "" {
+				t.Errorf("%s: gone before %d s: %s", name, l.at, why)
+			}
+			now, since := begin.Add(time.Duration(l.at)*time.Second), time.Time{}
+			if l.lag > 0 {
+				since = now.Add(-time.Duration(l.lag) * time.Second)
+			}
+			why = d.lags(since, now)
+		}
+		if (why != "") != c.gone {
+			t.Errorf("%s: %q, want gone %v", name, why, c.gone)
+		}
+	}
+}
+
+// A stream that is held back takes nothing until it may, and leaves with its
+// context.
+func TestBrake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &brakedLog{StreamLog: &keptLog{limit: -1}}
+		if err := l.Append(t.Context(), &Event{}); err != nil {
+			t.Fatal(err)
+		}
+		l.brake.apply("full")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := l.Append(ctx, &Event{}); err != context.DeadlineExceeded {
+			t.Errorf("held back it says %v", err)
+		}
+		time.AfterFunc(time.Minute, l.brake.release)
+		began := time.Now()
+		if err := l.Append(t.Context(), &Event{}); err != nil || time.Since(began) != time.Minute {
+			t.Errorf("it went on after %v: %v", time.Since(began), err)
+		}
+	})
+}
