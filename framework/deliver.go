@@ -350,13 +350,13 @@ func (d *deliverer) take(ctx context.Context, c *Chunk) (batches int, err error)
 		if !d.batch.To.Before(at) || !d.Wants(name) || d.only != nil && !d.only(at, ev.Time) {
 			continue
 		}
-		if len(d.batch.Records) == 0 {
-			d.pending = time.Now()
-		}
 		if sparse {
 			ev = ev.clone()
 		}
-		d.decode(name, ev, at)
+		first := len(d.batch.Records) == 0
+		if d.decode(name, ev, at); first && len(d.batch.Records) > 0 {
+			d.pending = time.Now() // of the first record, not of what made none
+		}
 		d.batch.To = at
 		if len(d.batch.Records)+len(d.letters) >= d.BatchRecords || d.size >= maxBatchBytes {
 			if err := d.flush(ctx); err != nil {

@@ -65,3 +65,35 @@ func TestBrake(t *testing.T) {
 		}
 	})
 }
+
+// A sink that wants nothing of what comes holds no more of the journal than a
+// few seconds, whether it passes over streams or over records.
+func TestSinkThatRarelyMatchesDoesNotHoldTheJournal(t *testing.T) {
+	for name, c := range map[string]SinkConfig{
+		"streams": {Wants: func(stream string) bool { return stream == "t/rare" }},
+		"records": {Where: func(*Record) (bool, error) { return false, nil }},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			j, s := newMemJournal(), &memSink{}
+			d := newDeliverer(j, s, c)
+			ctx, cancel := context.WithCancel(t.Context())
+			over := make(chan error, 1)
+			d.BatchRecords, d.BatchEvery = 100, time.Second
+			go func() { over <- d.run(ctx) }()
+			for n := range 600 {
+				time.Sleep(100 * time.Millisecond)
+				j.commit("t/often", "x")
+				if p, ok := j.hold("t/sink"); n > 100 && (!ok || int(p.Seq) < n-60) {
+					t.Fatalf("%s: after %d chunks the sink holds from %v on", name, n, p)
+				}
+			}
+			if len(s.data()) > 0 {
+				t.Errorf("%s: it got %q", name, s.data())
+			}
+			cancel()
+			if err := <-over; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

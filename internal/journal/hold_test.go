@@ -299,3 +299,38 @@ func TestDroppedChunksAreAKnownLoss(t *testing.T) {
 		}
 	}
 }
+
+// Only the sinks of the running worker hold chunks: one that was taken out of
+// the configuration holds nothing after a restart.
+func TestRemovedSinkHoldsNothing(t *testing.T) {
+	dir := t.TempDir()
+	a, b := &numbers{}, &numbers{}
+	a.down.Store(true)
+	fill := flood{size: 1000, every: time.Millisecond}
+	slow := func(c *framework.Config) { c.Streams[0].Target = fill }
+	j := open(t, Config{Dir: dir})
+	h := holding(t, j, a, b, fill, slow)
+	h.until("b has much", func() bool { return len(b.numbers()) > 100 })
+	j.trim(time.Now().Add(48 * time.Hour))
+	if first, _ := j.Bounds(0); first != 1 {
+		t.Fatalf("the sink that is down holds nothing: first %d", first)
+	}
+	h.w.Drain()
+	h.until("b has all", func() bool { s := h.sink("b/sink"); return s.State == "level" })
+	a.down.Store(false) // else the run waits for it
+	if err := <-h.over; err != nil {
+		t.Fatal(err)
+	}
+	h.over <- nil
+	a.down.Store(true)
+	closeJournal(t, j)
+
+	j = open(t, Config{Dir: dir})
+	_, last := j.Bounds(0)
+	j.trim(time.Now().Add(48 * time.Hour))
+	if first, _ := j.Bounds(0); first != 1 {
+		t.Fatalf("chunks were dropped before anybody could say what is needed: first %d", first)
+	}
+	h = holding(t, j, a, b, fill, func(c *framework.Config) { slow(c); c.Sinks = c.Sinks[1:] })
+	h.until("the chunks go", func() bool { j.trim(time.Now().Add(48 * time.Hour)); first, _ := j.Bounds(0); return first >= last })
+}
