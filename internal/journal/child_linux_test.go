@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,6 +22,15 @@ func TestMain(m *testing.M) {
 	switch dir := os.Getenv("JOURNAL_TEST_DIR"); os.Getenv("JOURNAL_TEST_CHILD") {
 	case "append":
 		childAppend(dir)
+	case "disk":
+		if !childMount(dir) {
+			os.Exit(1)
+		}
+		childAppend(filepath.Join(dir, "journal"))
+	case "read":
+		childRead(dir)
+	case "full":
+		childFull(dir)
 	case "limit":
 		childLimit(dir)
 	}

@@ -168,3 +168,39 @@ func TestNotesAreBoundedAndSummedUp(t *testing.T) {
 		t.Errorf("streams %q", names)
 	}
 }
+
+// A clock that is set back drops nothing early, and confuses no reader: events
+// keep the time that they came with, and their order.
+func TestClockJumpsBack(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, Config{Dir: dir, Retain: time.Hour})
+	l := stream(t, j, "a/s")
+	noon := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	times := []time.Duration{0, time.Minute, -24 * time.Hour, -24*time.Hour + time.Second, 2 * time.Minute}
+	for n, d := range times {
+		ev := event(n + 1)
+		ev.Time = noon.Add(d)
+		if err := l.Append(t.Context(), ev); err != nil {
+			t.Fatal(err)
+		}
+		if n%2 == 0 {
+			syncJournal(t, j)
+		}
+	}
+	syncJournal(t, j)
+	j.trim(time.Now().Add(-24 * time.Hour))
+	closeJournal(t, j)
+	j = open(t, Config{Dir: dir, Retain: time.Hour})
+	events := eventsOf(t, readAll(t, j), "a/s")
+	if len(events) != len(times) {
+		t.Fatalf("%d events are left of %d", len(events), len(times))
+	}
+	for n, ev := range events {
+		if ev.ID != fmt.Sprint(n+1) || !ev.Time.Equal(noon.Add(times[n])) {
+			t.Errorf("event %d is %s of %v", n+1, ev.ID, ev.Time)
+		}
+	}
+	if r := resume(t, j, "a/s"); r.Cursor != "5" || len(r.Tail) != 5 {
+		t.Errorf("it resumes from %q with %d events", r.Cursor, len(r.Tail))
+	}
+}
