@@ -21,7 +21,8 @@ import (
 //	     0    4  magic "HLJC"
 //	     4    1  version, 1
 //	     5    1  kind: 1 chunk, 2 part of a chunk, 3 snapshot, 4 hole
-//	     6    1  coding of the body: 0 as it is, 1 one S2 block
+//	     6    1  coding of the body: 0 as it is, 1 one S2 block, 2 S2
+//	             blocks of up to 64 KiB each, {length uvarint, block}
 //	     7    1  0
 //	     8    4  CRC32C (Castagnoli) of every other byte of the frame
 //	    12   16  journal id
@@ -93,8 +94,9 @@ const (
 	kindSnapshot = 3
 	kindHole     = 4
 
-	codingNone = 0
-	codingS2   = 1
+	codingNone   = 0
+	codingS2     = 1
+	codingPieces = 2
 
 	tagStream = 1
 	tagParts  = 2

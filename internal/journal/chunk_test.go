@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/klauspost/compress/s2"
 	"time"
 
 	"github.com/holdline/scrape/framework"
@@ -170,10 +172,13 @@ func FuzzFrame(f *testing.F) {
 	}
 	var scratch []byte
 	raw := g.body()
-	coding, body := codeBody(nil, raw)
+	coding, body := codeBody(make([]byte, codedLen(len(raw))), raw)
 	f.Add(appendFrame(nil, &frame{kind: kindChunk, coding: coding, journal: "abcdefghij234567", rawLen: len(raw), body: body,
 		header: appendHeader(nil, &header{rows: g.rows, base: g.base, count: g.count}, &scratch)}))
-	if n++; n != 5 || coding != codingS2 {
+	f.Add(appendFrame(nil, &frame{kind: kindChunk, coding: codingS2, journal: "abcdefghij234567", rawLen: len(raw), body: s2.Encode(nil, raw),
+		header: appendHeader(nil, &header{rows: g.rows, base: g.base, count: g.count}, &scratch)}))
+	n++
+	if n++; n != 6 || coding != codingPieces {
 		f.Fatalf("%d seeds, coding %d", n, coding)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -216,4 +221,29 @@ func FuzzFrame(f *testing.F) {
 			t.Fatalf("%d bytes of data out of %d", size, len(raw))
 		}
 	})
+}
+
+func TestBodiesOfAnySize(t *testing.T) {
+	for _, size := range []int{0, 1, 128, 129, pieceBytes - 1, pieceBytes, pieceBytes + 1, 3*pieceBytes + 17, 2 << 20} {
+		for name, raw := range map[string][]byte{"text": bytes.Repeat([]byte("price "), size/6+1)[:size], "noise": noise(size, size)} {
+			coding, body := codeBody(make([]byte, 0, codedLen(size)), raw)
+			if len(body) > size || name == "text" && size > 200 && coding != codingPieces || name == "noise" && coding != codingNone {
+				t.Errorf("%d bytes of %s: coding %d, %d bytes", size, name, coding, len(body))
+			}
+			got, err := plainBody(coding, body, size)
+			if err != nil || !bytes.Equal(got, raw) {
+				t.Fatalf("%d bytes of %s: %v", size, name, err)
+			}
+			if coding == codingPieces {
+				for _, wrong := range []int{size - 1, size + 1, maxBody} {
+					if _, err := plainBody(coding, body, wrong); err == nil {
+						t.Errorf("%d bytes of %s were taken for %d", size, name, wrong)
+					}
+				}
+				if _, err := plainBody(coding, body[:len(body)-1], size); err == nil {
+					t.Errorf("%d bytes of %s: the end is missing, and nobody noticed", size, name)
+				}
+			}
+		}
+	}
 }

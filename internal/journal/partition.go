@@ -7,8 +7,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/klauspost/compress/s2"
 )
 
 // partition gathers chunks and commits them, one in flight at a time.
@@ -245,7 +243,7 @@ func (p *partition) commit(g *gathering) error {
 	p.mu.Unlock()
 
 	raw := g.body()
-	if need := s2.MaxEncodedLen(len(raw)); cap(p.code) < need {
+	if need := codedLen(len(raw)); cap(p.code) < need {
 		p.code = make([]byte, 0, need)
 	}
 	f := frame{kind: kindChunk, journal: p.j.id, partition: p.n, sent: time.Now(), rawLen: len(raw)}
@@ -289,7 +287,7 @@ func (p *partition) commit(g *gathering) error {
 		c := newShared(&f, &h, func() ([]byte, error) { return raw, nil })
 		c.size = len(raw)
 		p.recent.add(c)
-		g.data = make([]byte, 0, min(cap(raw), p.j.cfg.ChunkBytes)) // raw belongs to the readers now
+		g.data = make([]byte, 0, min(cap(raw), 2*p.j.cfg.ChunkBytes)) // raw belongs to the readers now
 	}
 	p.spare = g
 	p.broadcast()
