@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
@@ -91,56 +90,6 @@ func BenchmarkAppend(b *testing.B) {
 			}
 			syncJournal(b, j)
 		})
-	}
-}
-
-// BenchmarkCommitLatency makes single events durable, one after the other with
-// a pause between, as on a quiet feed.
-func BenchmarkCommitLatency(b *testing.B) {
-	j := open(b, Config{Dir: b.TempDir()})
-	l := stream(b, j, "a/s")
-	ev := payload()
-	var took []time.Duration
-	for b.Loop() {
-		time.Sleep(10 * time.Millisecond)
-		start := time.Now()
-		if err := l.Append(b.Context(), ev); err != nil {
-			b.Fatal(err)
-		}
-		syncJournal(b, j)
-		took = append(took, time.Since(start))
-	}
-	slices.Sort(took)
-	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-µs")
-	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")
-}
-
-// BenchmarkPaced appends 20,000 events a second and measures until durable.
-func BenchmarkPaced(b *testing.B) {
-	j := open(b, Config{Dir: b.TempDir()})
-	l := stream(b, j, "a/s")
-	ev := payload()
-	const group = 20 // every millisecond
-	var took []time.Duration
-	next, n := time.Now(), 0
-	var waiting []time.Time
-	for b.Loop() {
-		next = next.Add(time.Millisecond)
-		time.Sleep(time.Until(next))
-		for range group {
-			if err := l.Append(b.Context(), ev); err != nil {
-				b.Fatal(err)
-			}
-		}
-		waiting = append(waiting, time.Now())
-		for done := int(l.Committed()) / group; n < done; n++ {
-			took = append(took, time.Since(waiting[n]))
-		}
-	}
-	slices.Sort(took)
-	if len(took) > 0 {
-		b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
-		b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
 	}
 }
 
