@@ -123,7 +123,7 @@ func (a *app) readCoverage(ctx context.Context, dir string, ask coverageOf) (lis
 		return nil, fail(ExitSetup, fmt.Errorf("there is no journal in %s: name the data directory of a run with --data", dir))
 	}
 	log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: shortText}))
-	j, err := journal.Open(ctx, journal.Config{Dir: dir, Log: log})
+	j, err := journal.Open(ctx, journal.Config{Dir: dir, KeepAll: true, Log: log})
 	if err != nil {
 		return nil, fail(ExitSetup, err)
 	}

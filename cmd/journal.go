@@ -141,7 +141,7 @@ func (a *app) openJournal(ctx context.Context, dir, data string, only []string) 
 		return nil, fmt.Errorf("there is no journal in %s: name the data directory of a run with --data", dir)
 	}
 	log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelError, ReplaceAttr: shortText}))
-	j, err := journal.Open(ctx, journal.Config{Dir: dir, Log: log})
+	j, err := journal.Open(ctx, journal.Config{Dir: dir, KeepAll: true, Log: log})
 	if used := (*journal.InUseError)(nil); errors.As(err, &used) {
 		remote, dialErr := dialJournal(ctx, data, only)
 		if dialErr != nil {

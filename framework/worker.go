@@ -193,6 +193,16 @@ func (w *Worker) prepare(ctx context.Context) error {
 		share = &allowance{left: w.config.MaxEvents, over: w.Drain}
 	}
 	partitions := map[int]bool{}
+	for _, s := range w.config.Streams {
+		partitions[w.config.Journal.Partition(s.Name)] = true
+	}
+	// Until a sink has said where it is, it holds everything, also while those
+	// before it are slow to answer.
+	for _, c := range w.config.Sinks {
+		for p := range partitions {
+			w.config.Journal.Release(c.ID, Position{Journal: w.config.Journal.ID(), Partition: p})
+		}
+	}
 	decoders := decodersOf(w.config.Streams)
 	stats := map[string]*streamStats{}
 	for _, s := range w.config.Streams {
@@ -208,7 +218,6 @@ func (w *Worker) prepare(ctx context.Context) error {
 		}
 		r.share = share
 		stats[s.Name] = &r.stats
-		partitions[w.config.Journal.Partition(s.Name)] = true
 		w.runners = append(w.runners, r)
 	}
 	judged := slices.ContainsFunc(w.config.Sinks, func(c SinkConfig) bool { return c.Refused })
@@ -244,8 +253,6 @@ func (w *Worker) prepare(ctx context.Context) error {
 				return nil
 			case err != nil:
 				w.config.Log.Warn("sink does not answer yet: its events wait in the journal", "sink", c.ID, "error", err)
-				// Where it is in the journal is not known: it holds all of it.
-				w.config.Journal.Release(c.ID, Position{Journal: w.config.Journal.ID(), Partition: p})
 			default:
 				w.config.Journal.Release(c.ID, pos)
 				d.move(pos)

@@ -69,6 +69,9 @@ type Config struct {
 	// them. 0 means three quarters of the space that the journal and what is
 	// free on its disk take together.
 	MaxBytes int64
+	// KeepAll drops nothing: for commands that append without the sinks, whose
+	// positions nobody knows then.
+	KeepAll bool
 	// Durability says when a commit counts.
 	Durability Durability
 	// ChunkEvents and ChunkBytes bound a chunk (a single larger event makes a
@@ -171,7 +174,9 @@ func Open(ctx context.Context, c Config) (*Journal, error) {
 	for _, p := range j.parts {
 		j.wg.Go(p.run)
 	}
-	j.wg.Go(j.keep)
+	if !c.KeepAll {
+		j.wg.Go(j.keep)
+	}
 	return j, nil
 }
 
