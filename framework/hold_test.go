@@ -97,3 +97,35 @@ func TestSinkThatRarelyMatchesDoesNotHoldTheJournal(t *testing.T) {
 		})
 	}
 }
+
+// While the first destination is slow to answer, the next sinks hold what they
+// may need.
+func TestSinksHoldTheJournalBeforeTheyAreOpened(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newMemJournal()
+		j.commit("t/s", "1")
+		slow := &memSink{openErr: func() error { time.Sleep(time.Hour); return nil }}
+		w, err := NewWorker(Config{
+			Journal: j,
+			Streams: []*Stream{{Name: "t/s", Target: &site{every: 24 * time.Hour, start: time.Now()}, Limits: quickly(), StaleAfter: -1}},
+			Sinks: []SinkConfig{
+				{ID: "t/slow", New: func() (Sink, error) { return slow, nil }},
+				{ID: "t/next", New: func() (Sink, error) { return &memSink{}, nil }},
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { done <- w.Run(ctx) }()
+		time.Sleep(time.Minute)
+		if p, ok := j.hold("t/next"); !ok || p.Seq != 0 {
+			t.Errorf("the second sink holds from %v (%v)", p, ok)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}

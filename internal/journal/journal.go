@@ -174,9 +174,7 @@ func Open(ctx context.Context, c Config) (*Journal, error) {
 	for _, p := range j.parts {
 		j.wg.Go(p.run)
 	}
-	if !c.KeepAll {
-		j.wg.Go(j.keep)
-	}
+	j.wg.Go(j.keep)
 	return j, nil
 }
 

@@ -80,7 +80,7 @@ func (j *Journal) retainBytes() int64 {
 // as no sink needs them.
 func (p *partition) trim(ctx context.Context, s *store, now time.Time) error {
 	p.mu.Lock()
-	if p.appended == 0 {
+	if p.appended == 0 || p.j.cfg.KeepAll {
 		// Not before the first entry: the sinks of a worker may not have said
 		// yet what they need, and who only reads is to change nothing.
 		p.mu.Unlock()

@@ -204,3 +204,14 @@ func TestClockJumpsBack(t *testing.T) {
 		t.Errorf("it resumes from %q with %d events", r.Cursor, len(r.Tail))
 	}
 }
+
+func TestKeepAllDropsNothing(t *testing.T) {
+	for _, keep := range []bool{true, false} {
+		j := open(t, Config{KeepAll: keep, Retain: time.Hour})
+		eachSynced(t, j, "a/s", 1, 10)
+		j.trim(time.Now().Add(48 * time.Hour))
+		if first, _ := j.Bounds(0); (first == 1) != keep {
+			t.Errorf("KeepAll %v: first %d", keep, first)
+		}
+	}
+}
