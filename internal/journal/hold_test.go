@@ -53,10 +53,9 @@ func (f *flooding) Close() error { return nil }
 type numbers struct {
 	down atomic.Bool
 
-	mu   sync.Mutex
-	pos  framework.Position
-	got  []int
-	slow time.Duration
+	mu  sync.Mutex
+	pos framework.Position
+	got []int
 }
 
 func (s *numbers) Open(_ context.Context, info framework.SinkInfo) (framework.Position, error) {
@@ -93,6 +92,13 @@ func (s *numbers) numbers() []int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]int(nil), s.got...)
+}
+
+// at is the chunk of the sink's position.
+func (s *numbers) at() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pos.Seq
 }
 
 func number(id string) (n int) {
@@ -256,8 +262,13 @@ func TestDroppedChunksAreAKnownLoss(t *testing.T) {
 			h.until("a's sink has a position", func() bool { return len(a.numbers()) > 0 })
 			a.down.Store(true)
 		}
-		before := len(a.numbers())
-		h.until("chunks are dropped", func() bool { j.trim(time.Now()); first, _ := j.Bounds(0); return first > 10 })
+		before, at := len(a.numbers()), a.at()
+		events := h.stream("a/s").Events
+		h.until("chunks are dropped, and forgotten", func() bool {
+			j.trim(time.Now())
+			first, _ := j.Bounds(0)
+			return first > at+10 && h.stream("a/s").Events > events+2*ringBytes/20_000
+		})
 		if used, _ := j.Space(); used > 4*full {
 			t.Errorf("the journal takes %d MB", used>>20)
 		}
