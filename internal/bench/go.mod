@@ -6,6 +6,7 @@ go 1.26.0
 
 require (
 	github.com/holdline/scrape v0.0.0
+	github.com/jackc/pgx/v5 v5.12.0
 	github.com/launchdarkly/eventsource v1.11.0
 	github.com/openai/openai-go/v3 v3.94.0
 	github.com/r3labs/sse/v2 v2.10.0
@@ -14,6 +15,8 @@ require (
 
 require (
 	github.com/andybalholm/brotli v1.2.7 // indirect
+	github.com/jackc/pgpassfile v1.0.0 // indirect
+	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
 	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/sethvargo/go-retry v0.5.0 // indirect
 	github.com/tidwall/gjson v1.20.0 // indirect

@@ -20,7 +20,7 @@ func main() {
 	streams := flag.Int("streams", 5000, "how many streams idle in the measurement of memory")
 	days := flag.Int("days", 7, "simulated days of each rhythm")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: bench [flags] decode|client|memory|watch ...")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: bench [flags] decode|client|memory|watch|deliver|latency|outage ...")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -37,16 +37,22 @@ func run(what []string, rounds, streams, days int) error {
 	if len(what) == 1 && what[0] == "serve" { // another one
 		return serve()
 	}
+	if len(what) == 5 && what[0] == "byhand" { // a peer
+		return byHand(what[1], what[2], what[3], what[4])
+	}
 	if len(what) == 0 {
-		what = []string{"decode", "client", "memory", "watch"}
+		what = []string{"decode", "client", "memory", "watch", "deliver", "latency", "outage"}
 	}
 	fmt.Printf("%s, %s/%s, %d cores, load %s\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), load())
 	for _, w := range what {
 		measure, ok := map[string]func() error{
-			"decode": func() error { return decode(rounds) },
-			"client": func() error { return client(rounds) },
-			"memory": func() error { return memory(streams) },
-			"watch":  func() error { return rhythms(days) },
+			"decode":  func() error { return decode(rounds) },
+			"client":  func() error { return client(rounds) },
+			"memory":  func() error { return memory(streams) },
+			"watch":   func() error { return rhythms(days) },
+			"deliver": func() error { return deliver(rounds) },
+			"latency": latency,
+			"outage":  outage,
 		}[w]
 		if !ok {
 			return fmt.Errorf("there is no measurement %q", w)

@@ -86,6 +86,7 @@ func serve() error {
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
 	})
+	mux.HandleFunc("/prices", servePrices)
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
 		return err

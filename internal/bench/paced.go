@@ -1,0 +1,58 @@
+package main
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// servePrices sends the events with the numbers after Last-Event-ID up to n, of
+// 200 bytes each: rate of them a second, or as fast as the reader takes them.
+// The time of sending, in ns, is among the data.
+func servePrices(w http.ResponseWriter, r *http.Request) {
+	n, _ := strconv.Atoi(r.FormValue("n"))
+	rate, _ := strconv.Atoi(r.FormValue("rate"))
+	last, _ := strconv.Atoi(r.Header.Get("Last-Event-ID"))
+	w.Header().Set("Content-Type", "text/event-stream")
+	flush := http.NewResponseController(w).Flush
+	began, first := time.Now(), last
+	var b []byte
+	for last < n {
+		upTo := n
+		if rate > 0 {
+			upTo = min(n, first+1+int(time.Since(began).Seconds()*float64(rate)))
+		}
+		sent := time.Now()
+		for ; last < upTo && len(b) < 32<<10; last++ {
+			b = price(b, last+1, sent)
+		}
+		if len(b) > 0 {
+			if _, err := w.Write(b); err != nil {
+				return
+			}
+			b = b[:0]
+			if rate > 0 && flush() != nil {
+				return
+			}
+		}
+		if rate > 0 && last == upTo && last < n {
+			time.Sleep(time.Until(began.Add(time.Duration(last-first) * time.Second / time.Duration(rate))))
+		}
+	}
+}
+
+// price appends an event of 200 bytes.
+func price(b []byte, id int, sent time.Time) []byte {
+	start := len(b)
+	b = append(b, "id: "...)
+	b = strconv.AppendInt(b, int64(id), 10)
+	b = append(b, "\nevent: price_update\ndata: {\"symbol\":\"BTCUSDT\",\"price\":\""...)
+	b = strconv.AppendInt(b, int64(60000+id%977), 10)
+	b = append(b, ".25\",\"volume\":\"0.00321\",\"timestamp\":\"2026-01-02T03:04:05.000001Z\",\"sent\":"...)
+	b = strconv.AppendInt(b, sent.UnixNano(), 10)
+	b = append(b, ",\"v\":\""...)
+	for len(b)-start < 196 {
+		b = append(b, 'x')
+	}
+	return append(b, "\"}\n\n"...)
+}
