@@ -222,7 +222,7 @@ func (d *delivery) ours(to string, rows int, mapping string) ([]string, error) {
 		sink = "jsonl: {dir: " + d.lines + "}"
 	}
 	file, data := filepath.Join(d.dir, fmt.Sprintf("t%d.yaml", d.runs)), filepath.Join(d.dir, fmt.Sprintf("data%d", d.runs))
-	text := fmt.Sprintf("name: bench\nstreams:\n  - name: feed\n    url: %s\n    on_end: stop\n%ssinks:\n  - %s\n", d.url(rows), mapping, sink)
+	text := fmt.Sprintf("name: bench%d\nstreams:\n  - name: feed\n    url: %s\n    on_end: stop\n%ssinks:\n  - %s\n", d.runs, d.url(rows), mapping, sink)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
