@@ -32,7 +32,7 @@ type SinkConfig struct {
 	// now on, and not with the oldest event that the journal holds.
 	Latest bool
 	// BatchRecords and BatchEvery end a batch, whichever comes first; 0 means
-	// 1,000 records and 200 ms.
+	// 10,000 records and 200 ms.
 	BatchRecords int
 	BatchEvery   time.Duration
 	// MaxLag and MaxLagBytes are how far the sink may fall behind before it is
@@ -120,7 +120,7 @@ type deliverer struct {
 }
 
 const (
-	defaultBatchRecords = 1000
+	defaultBatchRecords = 10_000
 	defaultBatchEvery   = 200 * time.Millisecond
 	// moveEvery is how often the position is moved when no record comes.
 	moveEvery = 5 * time.Second

@@ -53,7 +53,7 @@ type Sink struct {
 // limits is reached.
 type Batch struct {
 	// So many records.
-	Records int `yaml:"records" default:"500" min:"1"`
+	Records int `yaml:"records" default:"10000" min:"1"`
 	// The first of them has waited so long.
 	Every Duration `yaml:"every" default:"200ms" min:"1ms"`
 }

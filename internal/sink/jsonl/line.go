@@ -10,16 +10,16 @@ import (
 
 	"github.com/holdline/scrape/framework"
 	"github.com/holdline/scrape/internal/sink"
+	"github.com/tidwall/gjson"
 )
 
 // appendLine appends the record as one line. The payload is in one of three
 // members, so that none is taken for another: data when it is JSON, as it
 // arrived (numbers keep their digits; only line breaks between its parts are
 // left out), else text, else base64 when it is not UTF-8 either.
-func appendLine(b []byte, r *framework.Record) ([]byte, error) {
-	t := r.Time.UTC()
-	if y := t.Year(); y < 0 || y > 9999 {
-		return b, &framework.RecordError{Key: r.Key, Err: fmt.Errorf("its time is in the year %d: RFC 3339 ends at 9999", y)}
+func appendLine(b []byte, r *framework.Record, c *clock) ([]byte, error) {
+	if err := c.set(r.Time); err != nil {
+		return b, &framework.RecordError{Key: r.Key, Err: err}
 	}
 	b = append(b, `{"key":"`...)
 	b = r.Key.Append(b) // letters, digits and slashes
@@ -32,8 +32,36 @@ func appendLine(b []byte, r *framework.Record) ([]byte, error) {
 	b = append(b, `,"type":`...)
 	b = appendString(b, sink.Text(r.Type))
 	b = append(b, `,"time":"`...)
-	b = t.AppendFormat(b, "2006-01-02T15:04:05.000000000Z")
+	b = c.append(b, r.Time.Nanosecond())
 	return appendPayload(append(b, '"'), r.Data), nil
+}
+
+// clock remembers the text of the last second: the records of a batch share
+// few.
+type clock struct {
+	second int64
+	text   []byte // up to the second's point; empty for none
+}
+
+func (c *clock) set(t time.Time) error {
+	if len(c.text) > 0 && t.Unix() == c.second {
+		return nil
+	}
+	u := t.UTC()
+	if y := u.Year(); y < 0 || y > 9999 {
+		return fmt.Errorf("its time is in the year %d: RFC 3339 ends at 9999", y)
+	}
+	c.second, c.text = t.Unix(), u.AppendFormat(c.text[:0], "2006-01-02T15:04:05.")
+	return nil
+}
+
+// append appends the second that was set with nine decimals.
+func (c *clock) append(b []byte, ns int) []byte {
+	b = append(b, c.text...)
+	for unit := 100_000_000; unit > 0; unit /= 10 {
+		b = append(b, byte('0'+ns/unit%10))
+	}
+	return append(b, 'Z')
 }
 
 // appendPayload appends the last member and the end of the line. What a JSON
@@ -44,7 +72,7 @@ func appendPayload(b, data []byte) []byte {
 		b = append(b, `,"base64":"`...)
 		b = base64.StdEncoding.AppendEncode(b, data)
 		return append(b, "\"}\n"...)
-	case !json.Valid(data):
+	case !valid(data):
 		b = append(b, `,"text":`...)
 		b = appendString(b, data)
 	case bytes.IndexByte(data, '\n') >= 0 || bytes.IndexByte(data, '\r') >= 0:
@@ -57,6 +85,17 @@ func appendPayload(b, data []byte) []byte {
 		b = append(b, data...)
 	}
 	return append(b, "}\n"...)
+}
+
+// valid tells whether data is JSON, as encoding/json judges and three times as
+// fast: without a step for each byte. What is nested may be deep enough for
+// gjson to run out of stack: that is left to encoding/json.
+func valid(data []byte) bool {
+	const deep = 1000
+	if bytes.Count(data, []byte("["))+bytes.Count(data, []byte("{")) > deep {
+		return json.Valid(data)
+	}
+	return gjson.ValidBytes(data)
 }
 
 // appendString appends valid UTF-8 as a JSON string. Unlike encoding/json it

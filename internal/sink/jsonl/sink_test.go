@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gofrs/flock"
 	"github.com/holdline/scrape/framework"
@@ -412,13 +413,13 @@ func TestLocked(t *testing.T) {
 }
 
 func FuzzLine(f *testing.F) {
-	for _, s := range []string{"", "text", `{"a":1.50}`, "[1,\n2]", "\"\xff\"", "\x00", `\x`, "a\"\\\n\u2028", " 1 ", "\r\n"} {
+	for _, s := range []string{"", "text", `{"a":1.50}`, "[1,\n2]", strings.Repeat("[", 20_000_000), "\"\xff\"", "\x00", `\x`, "a\"\\\n\u2028", " 1 ", "\r\n"} {
 		f.Add(s, []byte(s))
 	}
 	f.Fuzz(func(t *testing.T, name string, data []byte) {
 		r := record(1)
 		r.ID, r.Type, r.Stream, r.Data = name, name, "demo/x", data
-		b, err := appendLine(nil, &r)
+		b, err := appendLine(nil, &r, &clock{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -432,6 +433,9 @@ func FuzzLine(f *testing.F) {
 		row, err := l.row()
 		if err != nil {
 			t.Fatalf("%q: %v", b, err)
+		}
+		if isJSON := utf8.Valid(data) && json.Valid(data); isJSON != (l.Data != nil) {
+			t.Fatalf("%q gives %q: is it JSON? %v", data, b, isJSON)
 		}
 		want := data
 		if l.Data != nil { // JSON is kept but for the space around and between its parts

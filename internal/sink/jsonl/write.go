@@ -12,7 +12,7 @@ import (
 )
 
 // keptBuffer is how large a buffer is kept for the next batch.
-const keptBuffer = 4 << 20
+const keptBuffer = 8 << 20
 
 // Write implements [framework.Sink].
 func (s *Sink) Write(ctx context.Context, b *framework.Batch) error {
@@ -81,7 +81,7 @@ func (s *Sink) append(p *progress, records []framework.Record) error {
 func (s *Sink) encode(records []framework.Record) (lines []byte, err error) {
 	lines = s.buf[:0]
 	for i := range records {
-		if lines, err = appendLine(lines, &records[i]); err != nil {
+		if lines, err = appendLine(lines, &records[i], &s.clock); err != nil {
 			return nil, err
 		}
 	}
