@@ -174,6 +174,7 @@ func (n *nowhere) Stream(context.Context, string) (framework.StreamLog, error) {
 func (*nowhere) Partition(string) int                                          { return 0 }
 func (*nowhere) Bounds(int) (first, last uint64)                               { return 1, 0 }
 func (*nowhere) Release(string, framework.Position)                            {}
+func (*nowhere) Forget(string)                                                 {}
 func (*nowhere) Sync(context.Context) error                                    { return nil }
 func (*nowhere) Resume(context.Context) (framework.Resume, error)              { return framework.Resume{}, nil }
 func (*nowhere) History(context.Context, int) ([]framework.TailEvent, error)   { return nil, nil }

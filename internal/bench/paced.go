@@ -8,15 +8,21 @@ import (
 
 // servePrices sends the events with the numbers after Last-Event-ID up to n, of
 // 200 bytes each: rate of them a second, or as fast as the reader takes them.
-// The time of sending, in ns, is among the data.
+// The time of sending, in ns, is among the data. Each event is an HTTP chunk of
+// its own, as where a site flushes each: that is written by hand here, so that
+// the server does not take more than those who are measured.
 func servePrices(w http.ResponseWriter, r *http.Request) {
 	n, _ := strconv.Atoi(r.FormValue("n"))
 	rate, _ := strconv.Atoi(r.FormValue("rate"))
 	last, _ := strconv.Atoi(r.Header.Get("Last-Event-ID"))
-	w.Header().Set("Content-Type", "text/event-stream")
-	flush := http.NewResponseController(w).Flush
+	c, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	defer c.Close()
 	began, first := time.Now(), last
-	var b []byte
+	b := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
 	for last < n {
 		upTo := n
 		if rate > 0 {
@@ -24,21 +30,18 @@ func servePrices(w http.ResponseWriter, r *http.Request) {
 		}
 		sent := time.Now()
 		for ; last < upTo && len(b) < 32<<10; last++ {
-			b = price(b, last+1, sent)
+			b = append(b, "c8\r\n"...) // 200
+			b = append(price(b, last+1, sent), "\r\n"...)
 		}
-		if len(b) > 0 {
-			if _, err := w.Write(b); err != nil {
-				return
-			}
-			b = b[:0]
-			if rate > 0 && flush() != nil {
-				return
-			}
+		if _, err := c.Write(b); err != nil {
+			return
 		}
+		b = b[:0]
 		if rate > 0 && last == upTo && last < n {
 			time.Sleep(time.Until(began.Add(time.Duration(last-first) * time.Second / time.Duration(rate))))
 		}
 	}
+	_, _ = c.Write([]byte("0\r\n\r\n")) // or the reader notices
 }
 
 // price appends an event of 200 bytes.
