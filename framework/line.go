@@ -27,6 +27,7 @@ type line struct {
 	// Guarded by runner.mu: what the ledger says of the connection's seam.
 	again    bool  // it brought events that had been delivered
 	joined   bool  // it has added an event
+	reaches  bool  // what it held goes on to what had been delivered
 	succeeds Cause // why it was opened anew beside another one; empty when it was not
 
 	// Guarded by runner.mu.
@@ -73,7 +74,7 @@ func (r *runner) newLine(ids *Identities) *line {
 func (r *runner) renumber(l *line) {
 	r.lines++
 	l.seam = splice.Line{Number: r.lines}
-	l.again, l.joined, l.missed = false, false, false
+	l.again, l.joined, l.reaches, l.missed = false, false, false, false
 }
 
 func (l *line) closed() bool { return l.replaced.Load() }

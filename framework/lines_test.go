@@ -1,6 +1,7 @@
 package framework
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"testing"
@@ -94,5 +95,52 @@ func TestFurtherLineMayBeginEarlier(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestLinesThatBeginTogetherOpenNoGap has two lines begin within a few events
+// of each other, each a little earlier or later in the feed than the other and
+// with a lag of its own, before anything is known of the stream: nothing is
+// missing, and the ledger says nothing else.
+func TestLinesThatBeginTogetherOpenNoGap(t *testing.T) {
+	const ms = time.Millisecond
+	for name, kind := range map[string]struct {
+		id       func(int) string
+		sequence func(*Event) (uint64, bool)
+	}{
+		"numbers":  {id: strconv.Itoa},
+		"opaque":   {id: func(n int) string { return fmt.Sprintf("x%x", n*7919) }},
+		"no ids":   {id: func(int) string { return "" }},
+		"sequence": {id: func(int) string { return "" }, sequence: func(ev *Event) (uint64, bool) { return decimal(ev.Data) }},
+	} {
+		for early := range 5 { // events that the second line begins before the first
+			for lag := time.Duration(0); lag <= 1000*ms; lag += 100 * ms {
+				for _, behind := range []int{0, 1} { // which of the lines lags
+					t.Run(fmt.Sprintf("%s/%d early/line %d lags %v", name, early, behind, lag), func(t *testing.T) {
+						synctest.Test(t, func(t *testing.T) {
+							s := &feedSite{every: 250 * ms, start: time.Now().Add(-10 * time.Second), last: 200, id: kind.id, data: strconv.Itoa}
+							conns := 0
+							s.first = func(int, int) int { conns++; return 41 - early*(conns-1) }
+							s.fate = func(k int) fate {
+								if k-1 == behind {
+									return fate{lag: 50*ms + lag}
+								}
+								return fate{lag: 20 * ms}
+							}
+							m := &memoryLog{}
+							holdUntil(t, &Stream{Name: "t/s", Target: s, Limits: quickly(), Lines: 2, Sequence: kind.sequence}, m, number(100))
+							wantGaps(t, m.ledger())
+							got := m.data()
+							slices.Sort(got)
+							want := numbers(min(41, 41-early), 100)
+							slices.Sort(want)
+							if !slices.Equal(got, want) {
+								t.Errorf("got %v", got)
+							}
+						})
+					})
+				}
+			}
+		}
 	}
 }

@@ -80,10 +80,10 @@ func (r *runner) skips(ev *Event) bool {
 }
 
 // beside tells whether the event, with which a further line begins while
-// nothing has stopped, is not beyond what another line has delivered: it may
-// have begun a little later. It runs under r.mu.
+// nothing has stopped, is not beyond what another line has delivered: that one
+// may have begun a little later. It runs under r.mu.
 func (r *runner) beside(l *line, ev *Event, content uint64) bool {
-	return !l.joined && l.succeeds == "" && r.lostCause == "" && r.abreast(l) && r.splice.Reached(ev.ID, content)
+	return !l.joined && l.succeeds == "" && r.lostCause == "" && r.abreast(l) && (l.reaches || r.splice.Reached(ev.ID, content))
 }
 
 // await makes the line wait. It runs under r.mu.
@@ -134,6 +134,7 @@ func (r *runner) wait(ctx context.Context, l *line, ev *Event, content uint64) e
 	l.held.add(ev, content, r.splice.Token(ev.ID, content))
 	switch {
 	case !r.splice.Sequential() && r.splice.Reached(ev.ID, content):
+		l.reaches = true
 		return r.join(ctx, l, splice.Fit{})
 	case l.held.full():
 		return r.decide(ctx, l)

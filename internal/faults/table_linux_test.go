@@ -402,7 +402,7 @@ func TestSecondLineCoversTheFirst(t *testing.T) {
 				t.Parallel()
 				r := hold(t, f, true, replay, 2)
 				t.Logf("%d sent, %d once, %d doubled, %d missed, back after %d ms", r.sent, r.once, r.doubled, r.missed, r.back.Milliseconds())
-				if r.missed > 0 || r.doubled > 0 || slices.ContainsFunc(r.gaps, func(g framework.Gap) bool { return g.State == framework.GapKnown }) {
+				if r.missed > 0 || r.doubled > 0 || slices.ContainsFunc(r.gaps, func(g framework.Gap) bool { return g.State.Open() }) {
 					t.Errorf("%d missed, %d doubled, gaps %+v", r.missed, r.doubled, r.gaps)
 				}
 			})
