@@ -86,12 +86,3 @@ func vanish(t *testing.T, c net.Conn) {
 	}
 	c.Close()
 }
-
-// reset closes a socket with an RST.
-func reset(t *testing.T, c net.Conn) {
-	t.Helper()
-	if err := c.(*net.TCPConn).SetLinger(0); err != nil {
-		t.Fatal(err)
-	}
-	c.Close()
-}

@@ -16,24 +16,38 @@ import (
 	"time"
 )
 
-// every is the time between two events of the site's feed.
-const every = 10 * time.Millisecond
+// source is what a feed does for those who lose the thread.
+type source struct {
+	ids bool // events carry their number as id
+	// replay: it goes on after Last-Event-ID or, without ids, begins each
+	// connection with the last events.
+	replay bool
+}
+
+func (s source) String() string { return fmt.Sprintf("ids=%v,replay=%v", s.ids, s.replay) }
+
+// sources are all there are: the columns of the table.
+var sources = []source{{true, true}, {true, false}, {false, true}, {false, false}}
 
 // site is a feed of numbered events over real sockets. Event n happens n times
 // every after the start, whether anybody listens or not.
 type site struct {
-	ids    bool // events carry their number as id
-	replay bool // Last-Event-ID is honoured
-	start  time.Time
-	server *http.Server
-	addr   string
+	source
+	every   time.Duration // the time between two events
+	tail    int           // how many events a connection begins with that replays without ids
+	trickle time.Duration // between two bytes of a line that drips
+	start   time.Time
+	server  *http.Server
+	addr    string
 
 	mu     sync.Mutex
 	conns  []*wire // open streams, oldest first
 	closed span    // when the market was closed
 	answer http.HandlerFunc
 	refuse map[string]bool // tokens
+	banned string          // an exit
 	extra  int             // events before the cursor that a replay repeats
+	tokens int             // how many were given out
 }
 
 type span struct{ from, to time.Time }
@@ -41,6 +55,7 @@ type span struct{ from, to time.Time }
 // wire is one open stream.
 type wire struct {
 	conn  net.Conn // the site's end
+	since time.Time
 	token string
 	exit  string
 	ctx   context.Context
@@ -53,11 +68,19 @@ type wire struct {
 
 type connKey struct{}
 
-func newSite(t *testing.T, l net.Listener, ids, replay bool) *site {
+func newSite(t *testing.T, source source, p pace) *site {
 	t.Helper()
-	s := &site{ids: ids, replay: replay, start: time.Now(), addr: l.Addr().String(), refuse: map[string]bool{}}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &site{
+		source: source, every: p.every, tail: p.tail, trickle: p.trickle,
+		start: time.Now(), addr: l.Addr().String(), refuse: map[string]bool{},
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/stream", s.stream)
+	mux.HandleFunc("/token", s.grant)
 	s.server = &http.Server{Handler: mux, ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, connKey{}, c)
 	}}
@@ -76,7 +99,7 @@ func newSite(t *testing.T, l net.Listener, ids, replay bool) *site {
 func (s *site) at(n int) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := s.start.Add(time.Duration(n) * every)
+	at := s.start.Add(time.Duration(n) * s.every)
 	if c := s.closed; !c.from.IsZero() && at.After(c.from) {
 		at = at.Add(c.to.Sub(c.from))
 	}
@@ -85,7 +108,7 @@ func (s *site) at(n int) time.Time {
 
 // next is the number of the event that happens next.
 func (s *site) next() int {
-	n := int(time.Since(s.start)/every) + 1
+	n := int(time.Since(s.start)/s.every) + 1
 	for n > 1 && time.Until(s.at(n-1)) > 0 {
 		n--
 	}
@@ -95,22 +118,27 @@ func (s *site) next() int {
 func (s *site) stream(w http.ResponseWriter, r *http.Request) {
 	token, exit := r.Header.Get("Authorization"), strings.Split(r.RemoteAddr, ":")[0]
 	s.mu.Lock()
-	answer, refused, extra := s.answer, s.refuse[token], s.extra
+	answer, refused, banned, extra := s.answer, s.refuse[token], s.banned == exit, s.extra
 	s.mu.Unlock()
 	switch {
 	case answer != nil:
 		answer(w, r)
 		return
+	case banned:
+		http.Error(w, "not you", http.StatusForbidden)
+		return
 	case refused:
 		http.Error(w, "the token is not good any more", http.StatusUnauthorized)
 		return
 	}
-	c := &wire{conn: r.Context().Value(connKey{}).(net.Conn), token: token, exit: exit, ctx: r.Context()}
+	c := &wire{conn: r.Context().Value(connKey{}).(net.Conn), since: time.Now(), token: token, exit: exit, ctx: r.Context()}
 	n := s.next()
 	if last := r.Header.Get("Last-Event-ID"); last != "" && s.replay {
 		if from, err := strconv.Atoi(last); err == nil {
 			n = max(from+1-extra, 1)
 		}
+	} else if s.replay && !s.ids {
+		n = max(n-s.tail, 1)
 	}
 	s.mu.Lock()
 	s.conns = append(s.conns, c)
@@ -123,6 +151,16 @@ func (s *site) stream(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.WriteHeader(http.StatusOK)
 	s.send(w, c, n)
+}
+
+// grant gives out a token of OAuth 2, opaque and without an expiry.
+func (s *site) grant(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	s.tokens++
+	n := s.tokens
+	s.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprintf(w, `{"access_token":"token-%d","token_type":"bearer"}`, n)
 }
 
 // send writes events from n on until the stream ends.
@@ -161,7 +199,7 @@ func (s *site) send(w http.ResponseWriter, c *wire, n int) {
 				_, _ = io.WriteString(w, text[i:i+1])
 				_ = flush.Flush()
 				select {
-				case <-time.After(100 * time.Millisecond):
+				case <-time.After(s.trickle):
 				case <-c.ctx.Done():
 					return
 				}
@@ -175,6 +213,14 @@ func (s *site) send(w http.ResponseWriter, c *wire, n int) {
 			return
 		}
 	}
+}
+
+// reset closes a socket with an RST.
+func (s *stage) reset(c net.Conn) {
+	if err := c.(*net.TCPConn).SetLinger(0); err != nil {
+		s.t.Error(err)
+	}
+	c.Close()
 }
 
 // first waits for an open stream and returns the oldest.
@@ -193,10 +239,29 @@ func (s *site) first(t *testing.T) *wire {
 }
 
 // lines is how many streams are open.
-func (s *site) lines() int {
+func (s *site) lines() int { return s.opened(time.Time{}) }
+
+// opened is how many streams are open that were opened after then.
+func (s *site) opened(then time.Time) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.conns)
+	for _, c := range s.conns {
+		if c.since.After(then) {
+			n++
+		}
+	}
+	return n
+}
+
+// lift ends a ban and forgives a token, after so long.
+func (s *site) lift(t *testing.T, d time.Duration, w *wire) {
+	timer := time.AfterFunc(d, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.banned = ""
+		delete(s.refuse, w.token)
+	})
+	t.Cleanup(func() { timer.Stop() })
 }
 
 // answerFor answers requests with h for so long.
@@ -210,81 +275,4 @@ func (s *site) answerFor(t *testing.T, d time.Duration, h http.HandlerFunc) {
 		s.answer = nil
 	})
 	t.Cleanup(func() { timer.Stop() })
-}
-
-// forward is a CONNECT proxy that leaves from an address of its own.
-type forward struct {
-	addr   string
-	mu     sync.Mutex
-	status int // refuse with it
-	open   []tunnel
-}
-
-// tunnel is what the proxy holds of one: its ends towards the client and the
-// site.
-type tunnel struct{ down, up net.Conn }
-
-func newForward(t *testing.T, from string) *forward {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &forward{addr: l.Addr().String()}
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		f.mu.Lock()
-		status := f.status
-		f.mu.Unlock()
-		if status != 0 {
-			w.WriteHeader(status)
-			return
-		}
-		up, err := dialer.DialContext(r.Context(), "tcp", r.Host)
-		if err != nil {
-			w.WriteHeader(http.StatusBadGateway)
-			return
-		}
-		down, _, err := w.(http.Hijacker).Hijack()
-		if err != nil {
-			up.Close()
-			return
-		}
-		f.mu.Lock()
-		f.open = append(f.open, tunnel{down, up})
-		f.mu.Unlock()
-		_, _ = io.WriteString(down, "HTTP/1.1 200 OK\r\n\r\n")
-		go func() { _, _ = io.Copy(up, down); up.Close() }()
-		_, _ = io.Copy(down, up)
-		down.Close()
-	})}
-	go server.Serve(l)
-	t.Cleanup(func() {
-		server.Close()
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		for _, c := range f.open {
-			c.down.Close()
-		}
-	})
-	return f
-}
-
-// carries is the proxy's end, towards the client, of the tunnel whose other end
-// the site sees; nil when it is not one of this proxy's.
-func (f *forward) carries(site net.Conn) net.Conn {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, c := range f.open {
-		if c.up.LocalAddr().String() == site.RemoteAddr().String() {
-			return c.down
-		}
-	}
-	return nil
-}
-
-func (f *forward) refuse(status int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.status = status
 }
