@@ -26,6 +26,7 @@ func (a *app) tailCommand() *cobra.Command {
 		proxy     string
 		lastID    string
 		stale     time.Duration
+		quiet     time.Duration
 		maxEvents uint64
 		duration  time.Duration
 		raw       bool
@@ -105,6 +106,7 @@ refuses.`,
 				Host:       request.Host(),
 				Identities: identities,
 				StaleAfter: staleAfter(stale, done != "" || once),
+				QuietAfter: quiet,
 				From:       framework.Cursor(lastID),
 				Log:        log,
 			}
@@ -134,6 +136,7 @@ refuses.`,
 	f.StringVar(&resume.From, "resume-from", "id", `where the cursor stands: id, none, or in the data, as in "json:/sequence_number"`)
 	f.StringVar(&resume.Name, "resume-query", "", "send the cursor as this parameter of the query instead of Last-Event-ID")
 	f.DurationVar(&stale, "stale-after", 0, "reconnect when no byte has come for so long; 0: learn it from the stream; negative: never")
+	f.DurationVar(&quiet, "quiet-after", 0, "reconnect when no event has come for so long, whatever else has; 0: never")
 	f.Uint64Var(&maxEvents, "max-events", 0, "end after so many events")
 	f.DurationVar(&duration, "for", 0, "end after so long")
 	f.BoolVar(&raw, "raw", false, "print only the data of the events, one a line as it is")

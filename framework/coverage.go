@@ -182,7 +182,7 @@ func (r *runner) seam(ctx context.Context, l *line, v splice.Verdict, ev *Event,
 		r.dig(g)
 	case splice.Possible:
 		g.State = GapPossible
-		r.Log.Info("events may be missing: the site gives no proof that none are", "since", g.From.Format(time.RFC3339), "cause", g.Cause)
+		r.Log.Warn("events may be missing: the site gives no proof that none are", "since", g.From.Format(time.RFC3339), "cause", g.Cause)
 	default:
 		g.State, g.Proof = GapReplayed, ProofNumbers
 		if l.succeeds != "" {

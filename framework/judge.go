@@ -73,8 +73,9 @@ func Judge(o *Outcome) Verdict {
 	switch o.Layer {
 	case LayerProxyAuth:
 		// Another exit with the same password would be refused as well, and
-		// many attempts lock an account: the pool stops that provider, we wait.
-		v.Cause = CauseProxyAuth
+		// many attempts lock an account: the pool stops that provider. It has
+		// an exit of another one for us, or we wait.
+		v.Cause, v.Remedy = CauseProxyAuth, Rotate
 	case LayerProxyCapacity:
 		v.Cause = CauseProxyCapacity
 	case LayerExit:

@@ -534,7 +534,7 @@ func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, as
 		wait, _ = s.backoff.Next()
 		wait = max(wait, min(asked, r.MaxWait))
 	}
-	if v.Cause == CauseProxyAuth {
+	if v.Cause == CauseProxyAuth && !prompt {
 		wait = r.MaxWait // asking often locks accounts
 	}
 	wait = max(wait, v.Wait)

@@ -79,8 +79,8 @@ type fault struct {
 	single bool
 	// ends: it is not survived, since the site says that there is no more.
 	ends bool
-	// here: it needs the client in this process.
-	here bool
+	// here: it needs the client in this process, other another exit.
+	here, other bool
 }
 
 var faults = []fault{
@@ -99,7 +99,11 @@ var faults = []fault{
 	}},
 	{name: "401: the token is dead", do: func(s *stage, w *wire) { s.revoke(w); w.end.Store(true) }},
 	{name: "403 for the exit", do: func(s *stage, w *wire) { s.ban(w); w.end.Store(true) }},
-	{name: "407 from the proxy", do: func(s *stage, w *wire) {
+	{name: "407: the proxy's account is refused", other: true, do: func(s *stage, w *wire) {
+		s.carrier(w).refuse(http.StatusProxyAuthRequired)
+		s.reset(s.tunnel(w))
+	}},
+	{name: "407 from every proxy for a while", here: true, do: func(s *stage, w *wire) {
 		for _, f := range s.exits {
 			f.refuse(http.StatusProxyAuthRequired)
 			time.AfterFunc(s.pace.trouble, func() { f.refuse(0) })
@@ -142,16 +146,19 @@ var faults = []fault{
 	}},
 }
 
-// tunnel is the proxy's end of the connection that carries the stream.
-func (s *stage) tunnel(w *wire) net.Conn {
+// carrier is the proxy that carries the stream.
+func (s *stage) carrier(w *wire) *forward {
 	for _, f := range s.exits {
-		if c := f.carries(w.conn); c != nil {
-			return c
+		if f.carries(w.conn) != nil {
+			return f
 		}
 	}
 	s.t.Fatal("no tunnel carries the stream")
 	return nil
 }
+
+// tunnel is the proxy's end of the connection that carries the stream.
+func (s *stage) tunnel(w *wire) net.Conn { return s.carrier(w).carries(w.conn) }
 
 func (s *stage) revoke(w *wire) {
 	s.site.mu.Lock()

@@ -36,8 +36,8 @@ func (k *tokens) Obtain(context.Context, auth.Via, *auth.Credential) (*auth.Cred
 func hold(t *testing.T, f fault, source source, lines int, p pace) row {
 	s := newStage(t, source, p, 2)
 	var exits []proxies.Exit
-	for _, x := range s.exits {
-		e, err := proxies.ParseExit("http://user:password@" + x.addr)
+	for i, x := range s.exits {
+		e, err := proxies.ParseExit(fmt.Sprintf("http://user%d:password@%s", i, x.addr))
 		if err != nil {
 			t.Fatal(err)
 		}

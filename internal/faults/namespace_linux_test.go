@@ -15,6 +15,8 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/holdline/scrape/cmd"
 )
 
 // inside marks the process that runs the tests.
@@ -24,6 +26,9 @@ const inside = "FAULTS_INSIDE"
 // drop packets without anybody else noticing; without root, in a user
 // namespace beside it.
 func TestMain(m *testing.M) {
+	if os.Getenv(asScrape) != "" {
+		cmd.Main()
+	}
 	flag.Parse()
 	if os.Getenv(inside) == "" {
 		os.Exit(runInside())
@@ -33,7 +38,11 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	// Many rows wait side by side: they use sockets, not cores.
-	if err := flag.Set("test.parallel", "12"); err != nil {
+	parallel := "12"
+	if *inEarnest {
+		parallel = "32"
+	}
+	if err := flag.Set("test.parallel", parallel); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())

@@ -162,7 +162,7 @@ func TestFaultTable(t *testing.T) {
 						t.Logf("%d sent, %d once, %d doubled, %d missed, %d known and %d possible gaps, noticed after %v, back after %v",
 							r.sent, r.once, r.doubled, r.missed, r.known, r.possible, r.noticed, r.back)
 						tb.put(f, s, r)
-						r.check(t, s, lines)
+						r.check(t, s, lines, f)
 					})
 				}
 			}
