@@ -17,7 +17,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check build install setup setup-test fuzz bench bench-peers clean
+.PHONY: help run test check build install setup setup-test fuzz faults soak bench bench-peers clean
 
 help: ## this list
 	@echo "make run ARGS='--for 60s --summary out.json' passes flags on; FUZZTIME=5m make fuzz"
@@ -68,6 +68,11 @@ fuzz: ## every fuzz target for FUZZTIME each
 		echo "== $$dir $$name"; \
 		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) $$dir </dev/null || exit 1; \
 	done
+
+faults: ## every fault, by every source, with the settings of every day: the tables, as Markdown (half an hour)
+	@rm -f .cache/faults.md && mkdir -p .cache
+	@$(GO) test -run 'TestFaultTable|TestPrograms' -timeout 2h ./internal/faults -faults.long -faults.table $(CURDIR)/.cache/faults.md; \
+	code=$$?; cat .cache/faults.md; exit $$code
 
 bench: ## every benchmark, or BENCH=Regexp
 	@$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...

@@ -28,6 +28,7 @@ type line struct {
 	again    bool  // it brought events that had been delivered
 	joined   bool  // it has added an event
 	reaches  bool  // what it held goes on to what had been delivered
+	opened   int   // how much had been delivered when it was opened
 	succeeds Cause // why it was opened anew beside another one; empty when it was not
 
 	// Guarded by runner.mu.
@@ -52,6 +53,7 @@ type line struct {
 	failure error // what it held could not be delivered
 
 	replaced atomic.Bool // another line has taken over
+	news     atomic.Bool // its connection has brought what happened since it was opened, or what was missed
 }
 
 var (
@@ -75,9 +77,18 @@ func (r *runner) renumber(l *line) {
 	r.lines++
 	l.seam = splice.Line{Number: r.lines}
 	l.again, l.joined, l.reaches, l.missed = false, false, false, false
+	l.news.Store(false)
 }
 
 func (l *line) closed() bool { return l.replaced.Load() }
+
+// brought notes whether an event of the connection was new when it was opened.
+// (Most are: the cheaper look comes first.)
+func (l *line) brought(isNew bool) {
+	if isNew && !l.news.Load() {
+		l.news.Store(true)
+	}
+}
 
 // shut closes the line's connection on purpose.
 func (l *line) shut(cause Cause, replaced bool) {
@@ -127,6 +138,7 @@ type attempt struct {
 	told   uint64 // of events, how many the watch knows of
 	events uint64 // of the kept types
 	missed bool   // an event was read that was not taken: the connection's cursor is ahead
+	awake  bool   // it has brought something new
 	places []func()
 }
 
@@ -142,9 +154,9 @@ func (a *attempt) free() {
 // streak is what a line remembers from one connection to the next.
 type streak struct {
 	backoff  retry.Backoff // nil until it is needed
-	failures int           // connections in a row without an event
+	failures int           // connections in a row without a new event
 	silences int           // those of them that ended in silence
-	cured    bool          // a cure was tried at once since the last event
+	cured    bool          // a cure was tried at once since the last new event
 
 	// prev is the identity of the last connection, still held, and fix what
 	// has to be done about it before the next one.
@@ -328,6 +340,7 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 	}
 	r.mu.Lock()
 	a.from = r.resumeFrom()
+	l.opened = r.splice.End()
 	l.exit = a.id.lease.exit()
 	successor := l.old != nil
 	if !successor && !r.abreast(l) {
@@ -335,7 +348,7 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 	}
 	r.mu.Unlock()
 	a.watch = watch.New(watch.Config{
-		Stale: r.stale(silences), Rhythm: r.learning(), Quiet: r.QuietAfter,
+		Stale: r.stale(silences), Rhythm: r.learning(), Quiet: patient(r.QuietAfter, silences),
 		Fire: l.silent, Buffered: func(every time.Duration) { r.buffered(a, every) },
 	})
 	if !successor {
@@ -369,21 +382,24 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 	return nil
 }
 
-// stale is the limit of the byte clock until the first event. After a fresh
-// line and another exit were silent, too, the feed is quiet rather than dead:
-// the clock doubles.
+// stale is the limit of the byte clock until the first new event.
 func (r *runner) stale(silences int) time.Duration {
-	const (
-		ceiling = 10 * time.Minute
-		// A fresh line has answered already: while the limit is learnt, one
-		// heartbeat of the night is waited for before exits and logins are
-		// spent on a feed that kept another rhythm by day.
-		patience = 20 * time.Second
-	)
+	// A fresh line has answered already: while the limit is learnt, one
+	// heartbeat of the night is waited for before exits and logins are
+	// spent on a feed that kept another rhythm by day.
+	const patience = 20 * time.Second
 	least := r.StaleAfter
 	if least == 0 {
 		least = max(patience, r.rhythm.Limit())
 	}
+	return patient(least, silences)
+}
+
+// patient is the limit of a clock after so many silences. After a fresh line
+// and another exit were silent, too, the feed is quiet rather than dead: the
+// clock doubles.
+func patient(least time.Duration, silences int) time.Duration {
+	const ceiling = 10 * time.Minute
 	d := least
 	for range silences - 2 {
 		if d = 2 * d; d > ceiling {
@@ -467,7 +483,7 @@ func (r *runner) judge(l *line, a *attempt, err error, s *streak) (*Outcome, Ver
 	planned, silence, waited := l.planned, l.silence, l.waited
 	l.mu.Unlock()
 	held := time.Since(a.began)
-	if a.events > 0 {
+	if l.news.Load() { // what is sent again to everybody who comes is no sign of life
 		s.failures, s.silences, s.cured = 0, 0, false
 		if held >= r.HealthyAfter {
 			s.backoff = nil

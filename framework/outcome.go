@@ -70,7 +70,7 @@ type Outcome struct {
 	// CredentialExpired tells that the credential's own clock had run out.
 	CredentialExpired bool
 	// Failures counts the connections in a row, this one included, that
-	// brought no event; Silences counts those among the last ones that ended
+	// brought no new event; Silences counts those among the last ones that ended
 	// in silence.
 	Failures, Silences int
 }

@@ -127,11 +127,12 @@ func (r *runner) takeOne(ctx context.Context, l *line, a *attempt, s *slot) (err
 	}
 	r.sequenced(ev, s.digits[:0])
 	if r.types == nil || r.types[ev.Type] {
-		if a.events == 0 {
-			a.watch.Within(r.StaleAfter) // it is not quiet any more
-		}
 		if err = r.offer(ctx, l, ev); err == nil {
 			a.events++
+		}
+		if !a.awake && l.news.Load() {
+			a.awake = true
+			a.watch.Within(r.StaleAfter, r.QuietAfter) // it is not quiet any more
 		}
 	} else {
 		r.stats.ignored.Add(1)

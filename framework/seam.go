@@ -234,6 +234,7 @@ func (r *runner) release(ctx context.Context, l *line, h held, fit splice.Fit) e
 	}
 	r.doubled(l, h.events[late:again]...)
 	if fit.OK {
+		l.brought(fit.Again > 0 && fit.Next > l.opened)
 		r.splice.Place(&l.seam, fit.Next, true)
 	}
 	if err := r.acceptAll(ctx, l, h.events[again:], h.contents[again:]); err != nil {

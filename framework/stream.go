@@ -303,8 +303,10 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event, content uint64)
 	v := r.splice.Offer(&l.seam, ev.ID, content)
 	if v.Duplicate {
 		r.doubled(l, *ev)
+		l.brought(v.Position >= l.opened)
 		return nil
 	}
+	l.brought(!v.Doubtful)
 	if !r.share.take() {
 		return errEnough
 	}

@@ -266,6 +266,92 @@ func TestQuietIsNotDead(t *testing.T) {
 	})
 }
 
+// beating is a connection that brings so many events, one a second, and then
+// heartbeats.
+type beating struct {
+	io.ReadCloser
+	n, last int
+}
+
+func (c *beating) Next(ev *Event) error {
+	for {
+		var b [1]byte
+		if _, err := c.Read(b[:]); err != nil {
+			return err
+		}
+		if c.n < c.last {
+			c.n++
+			*ev = Event{Type: "message", ID: []byte(strconv.Itoa(c.n)), Data: []byte("x"), Cursor: Cursor(strconv.Itoa(c.n)), Time: time.Now()}
+			return nil
+		}
+	}
+}
+
+func TestHeartbeatsOfAQuietFeedAreNoReasonToKnock(t *testing.T) {
+	for name, greeting := range map[string]int{"nothing before them": 0, "the last events before them": 7} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				conns := 0
+				target := TargetFunc(func(_ context.Context, sess *Session, from Cursor) (Connection, error) {
+					pr, pw := io.Pipe()
+					go func() {
+						for {
+							time.Sleep(time.Second)
+							if _, err := pw.Write([]byte("x")); err != nil {
+								return
+							}
+						}
+					}()
+					c := &beating{ReadCloser: sess.Watch(pr), last: 50}
+					if conns++; conns > 1 {
+						c.n = c.last - greeting
+					}
+					return c, nil
+				})
+				logins := &countingSource{}
+				holdFor(t, &Stream{Target: target, QuietAfter: 10 * time.Second, Identities: NewIdentities(IdentityConfig{Keeper: auth.NewKeeper(auth.Config{Source: logins})})}, 3*time.Hour)
+				time.Sleep(2 * time.Second) // the last writer notices
+				if conns > 30 || logins.count() > 2 {
+					t.Errorf("%d connections and %d logins in three quiet hours", conns, logins.count())
+				}
+			})
+		})
+	}
+}
+
+// TestWhatIsSentToEverybodyIsNoSignOfLife has a feed fall silent that greets
+// each connection with its last events.
+func TestWhatIsSentToEverybodyIsNoSignOfLife(t *testing.T) {
+	for name, id := range map[string]func(int) string{
+		"numbers": strconv.Itoa,
+		"opaque":  func(n int) string { return fmt.Sprintf("x%x", n*7919) },
+		"no ids":  func(int) string { return "" },
+	} {
+		for _, lines := range []int{1, 2} {
+			t.Run(fmt.Sprintf("%s, %d lines", name, lines), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					const last = 300
+					site := &feedSite{every: time.Second, start: time.Now(), last: last, id: id, data: strconv.Itoa}
+					site.first = func(_, next int) int { return min(next, last+1) - 20 }
+					site.fate = func(int) fate { return fate{} }
+					logins := &countingSource{}
+					s := &Stream{Target: site, Lines: lines, StaleAfter: 4 * time.Second, Identities: NewIdentities(IdentityConfig{Keeper: auth.NewKeeper(auth.Config{Source: logins})})}
+					a := holdFor(t, s, 3*time.Hour).account(id)
+					if site.conns > 30*lines {
+						t.Errorf("%d connections in three quiet hours", site.conns)
+					}
+					if n := logins.count(); n > 2*lines {
+						t.Errorf("%d logins in three quiet hours", n)
+					}
+					if a.lost > 0 || a.doubled > 0 || len(a.silently) > 0 {
+						t.Errorf("%+v", a)
+					}
+				})
+			})
+		}
+	}
+}
+
 func TestBackoffGrowsAndStartsAnewAfterHealth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &site{every: time.Second, start: time.Now(), replay: true}

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	// Many rows wait side by side: they use sockets, not cores.
 	parallel := "12"
 	if *inEarnest {
-		parallel = "32"
+		parallel = "40"
 	}
 	if err := flag.Set("test.parallel", parallel); err != nil {
 		panic(err)

@@ -76,6 +76,10 @@ type Verdict struct {
 	Join Join
 	// From and To are the missing numbers, inclusive, when Join is Missing.
 	From, To uint64
+	// Position is where a duplicate was delivered; -1 if that is forgotten.
+	Position int
+	// Doubtful: the event may have been delivered before. It is delivered.
+	Doubtful bool
 }
 
 // Join is the quality of a seam.
@@ -200,11 +204,13 @@ func (s *Splice) Offer(l *Line, id []byte, content uint64) Verdict {
 	s.begin(l)
 	n := s.name(id)
 	token := n.token(content)
-	var v Verdict
+	v := Verdict{Position: -1}
 	if s.Sequential() || n.hash == 0 {
-		v.Duplicate = s.expected(l, token)
+		if v.Duplicate = s.expected(l, token); v.Duplicate {
+			v.Position = l.at - 1
+		}
 	} else {
-		v.Duplicate, v.Restarted = s.known(l, id, n, content)
+		v = s.known(l, id, n, content)
 	}
 	if n.hash != 0 {
 		l.id = n.hash
@@ -220,7 +226,8 @@ func (s *Splice) Offer(l *Line, id []byte, content uint64) Verdict {
 			s.seam = s.end
 		}
 	}
-	e := entry{token: token, key: n.key(l.epoch), line: l.Number, doubtful: l.doubt > 0}
+	v.Doubtful = l.doubt > 0
+	e := entry{token: token, key: n.key(l.epoch), line: l.Number, doubtful: v.Doubtful}
 	l.doubt = max(l.doubt-1, 0)
 	if l.epoch == s.epoch {
 		s.number(n, l.Number)
@@ -245,7 +252,7 @@ func (s *Splice) begin(l *Line) {
 }
 
 // known looks for the event by its id.
-func (s *Splice) known(l *Line, id []byte, n name, content uint64) (duplicate, restarted bool) {
+func (s *Splice) known(l *Line, id []byte, n name, content uint64) Verdict {
 	token := n.token(content)
 	again := l.id == n.hash
 	p, ok := s.find(l, n, token)
@@ -256,14 +263,14 @@ func (s *Splice) known(l *Line, id []byte, n name, content uint64) (duplicate, r
 		if n.numeric && l.epoch == s.epoch && n.number <= s.floor && s.Older != nil {
 			if was, found := s.Older(id); found {
 				if was == content {
-					return true, false
+					return Verdict{Duplicate: true, Position: -1}
 				}
 				s.restart()
 				l.epoch = s.epoch
-				return false, true
+				return Verdict{Restarted: true, Position: -1}
 			}
 		}
-		return false, false
+		return Verdict{Position: -1}
 	}
 	switch e := s.entry(p); {
 	case again:
@@ -271,15 +278,15 @@ func (s *Splice) known(l *Line, id []byte, n name, content uint64) (duplicate, r
 		s.vague = true
 	case e.token == token && e.line != l.Number:
 		l.at, l.placed = max(l.at, p+1), true
-		return true, false
+		return Verdict{Duplicate: true, Position: p}
 	case e.token == token, e.line == l.Number && !s.counts(), p == s.end-1:
 		s.vague = true
 	default:
 		s.restart()
 		l.epoch = s.epoch
-		return false, true
+		return Verdict{Restarted: true, Position: -1}
 	}
-	return false, false
+	return Verdict{Position: -1}
 }
 
 // find looks for the id in the epoch that the line is in, and in a newer one

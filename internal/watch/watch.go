@@ -56,6 +56,7 @@ type Watch struct {
 	since, spent atomic.Int64
 	least        atomic.Int64 // Config.Stale, until Within changes it
 	stale        atomic.Int64 // the limit in force
+	quiet        atomic.Int64 // Config.Quiet, until Within changes it
 
 	events atomic.Uint32 // since the last long pause
 	bursts bursts        // the reader's own
@@ -70,6 +71,7 @@ func New(c Config) *Watch {
 	w := &Watch{config: c, epoch: time.Now().Add(-1)}
 	w.least.Store(int64(c.Stale))
 	w.stale.Store(int64(w.limit()))
+	w.quiet.Store(int64(c.Quiet))
 	if c.Rhythm != nil {
 		w.bursts.usual = c.Rhythm.Usual()
 	}
@@ -93,7 +95,7 @@ func (w *Watch) limit() time.Duration {
 
 // period is the shortest time after which a clock can have run out.
 func (w *Watch) period() time.Duration {
-	switch s, q := max(time.Duration(w.stale.Load()), 0), max(w.config.Quiet, 0); {
+	switch s, q := max(time.Duration(w.stale.Load()), 0), max(time.Duration(w.quiet.Load()), 0); {
 	case s == 0:
 		return q
 	case q == 0:
@@ -103,10 +105,14 @@ func (w *Watch) period() time.Duration {
 	}
 }
 
-// Within changes Config.Stale.
-func (w *Watch) Within(stale time.Duration) {
+// Within changes Config.Stale and Config.Quiet, the latter only where both the
+// old and the new one end the wait.
+func (w *Watch) Within(stale, quiet time.Duration) {
 	w.least.Store(int64(stale))
 	w.adjust()
+	if quiet > 0 && w.config.Quiet > 0 && time.Duration(w.quiet.Swap(int64(quiet))) > quiet {
+		w.hurry()
+	}
 }
 
 // adjust brings the limit up to date.
@@ -116,6 +122,11 @@ func (w *Watch) adjust() {
 	if was == limit || was > 0 && was < limit {
 		return // where the timer goes off too early, it is set anew
 	}
+	w.hurry()
+}
+
+// hurry has the timer go off in time for a clock that has become shorter.
+func (w *Watch) hurry() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.timer != nil && !w.stopped {
@@ -188,7 +199,7 @@ func (w *Watch) check() {
 		}
 		next = min(next, s-waited)
 	}
-	if q := w.config.Quiet; q > 0 {
+	if q := time.Duration(w.quiet.Load()); q > 0 {
 		if kind == 0 && quiet >= q {
 			kind, waited = Quiet, quiet
 		}

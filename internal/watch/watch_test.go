@@ -93,14 +93,29 @@ func TestWithoutClocksNothingFires(t *testing.T) {
 }
 
 func TestWithinShortensTheWait(t *testing.T) {
-	kind, at, _ := fired(t, Config{Stale: time.Hour}, func(w io.Writer, watch *Watch) {
-		time.Sleep(time.Minute)
-		_, _ = w.Write([]byte("x"))
-		watch.Within(4 * time.Second)
-		time.Sleep(2 * time.Hour)
-	})
-	if kind != Silence || at != time.Minute+4*time.Second {
-		t.Errorf("fired %v at %v, want Silence 4s after the byte at 1m", kind, at)
+	for _, c := range []struct {
+		config Config
+		want   Kind
+		at     time.Duration
+	}{
+		{Config{Stale: time.Hour}, Silence, time.Minute + 4*time.Second},
+		{Config{Quiet: time.Hour}, Quiet, time.Minute + 7*time.Second},
+		{Config{Stale: 10 * time.Second, Quiet: time.Hour}, Silence, 10 * time.Second},
+	} {
+		kind, at, _ := fired(t, c.config, func(w io.Writer, watch *Watch) {
+			time.Sleep(time.Minute)
+			_, _ = w.Write([]byte("x"))
+			watch.Events(1)
+			if c.config.Stale > 0 {
+				watch.Within(4*time.Second, 7*time.Second)
+			} else {
+				watch.Within(0, 7*time.Second)
+			}
+			time.Sleep(2 * time.Hour)
+		})
+		if kind != c.want || at != c.at {
+			t.Errorf("%+v: fired %v at %v, want %v at %v", c.config, kind, at, c.want, c.at)
+		}
 	}
 }
 
