@@ -28,6 +28,7 @@ func (h *history) find(ctx context.Context, r *runner, id []byte) (content uint6
 		h.hashes, h.left = make(map[string]uint64, len(tail)), splice.Window
 		for _, e := range tail {
 			h.hashes[e.ID] = e.Hash
+			r.splice.Forgotten(e.ID)
 		}
 	}
 	content, found = h.hashes[string(id)]

@@ -9,8 +9,8 @@ import (
 )
 
 // A connection that begins beside another one, or whose events have no ids to
-// tell what was delivered before, waits until its place in the stream is
-// found: where another line may still bring what comes before its first event,
+// tell what was delivered before, or after a restart no ids to tell whether it
+// was long ago, waits until its place in the stream is found: where another line may still bring what comes before its first event,
 // a cursor must not pass it. What it brings meanwhile is held, within bounds.
 
 const (
@@ -19,6 +19,9 @@ const (
 	// joinTimeout bounds how long it waits for another line to reach it, and
 	// replayTimeout for a replay, where there is no other.
 	joinTimeout, replayTimeout = 10 * time.Second, time.Second
+	// deepReplay is how many events a line brings meanwhile that seems to begin
+	// long before what is remembered.
+	deepReplay = 500
 )
 
 // held is what a waiting line has brought.
@@ -64,6 +67,8 @@ func (r *runner) stray(l *line, ev *Event, content uint64) bool {
 	switch {
 	case ev.ignored, r.splice.Empty():
 		return false
+	case !l.seam.Begun() && r.splice.Unsure() && !r.splice.Reached(ev.ID, content):
+		return true
 	case r.skips(ev) && r.abreast(l):
 		return true
 	case r.splice.Sequential():
@@ -200,6 +205,9 @@ func (r *runner) decide(ctx context.Context, l *line) error {
 // events delivered before. A line that it takes over from is closed. It runs
 // under r.mu.
 func (r *runner) join(ctx context.Context, l *line, fit splice.Fit) (err error) {
+	if r.splice.Unsure() && (l.reaches || len(l.held.events) >= deepReplay) {
+		r.splice.Deepen(&l.seam)
+	}
 	h := r.admit(l)
 	r.joining = true
 	defer func() {

@@ -35,6 +35,69 @@ func TestAReplayFromFarBelowTheWindowIsDropped(t *testing.T) {
 	})
 }
 
+// The same with ids that are no numbers, in one life and in a second one, which
+// recalls no more than the window.
+func TestAReplayOfOpaqueIDsFromFarBelowTheWindowIsDropped(t *testing.T) {
+	for name, first := range map[string]func(from, next int) int{
+		"from the first on":  fromStart,
+		"some before":        func(from, _ int) int { return from - 20 },
+		"exactly the cursor": func(from, _ int) int { return from + 1 },
+	} {
+		for lines := 1; lines <= 2; lines++ {
+			t.Run(fmt.Sprintf("%s, %d lines", name, lines), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					const last = 12_000
+					site := &feedSite{every: time.Millisecond, start: time.Now(), last: last, data: strconv.Itoa, first: first}
+					site.id = func(n int) string { return fmt.Sprintf("x%x", n*7919) }
+					site.fate = func(k int) fate { return fate{after: 5 * time.Second} }
+					log := &survivor{}
+					for _, d := range []time.Duration{5500 * time.Millisecond, 10 * time.Second} {
+						ctx, cancel := context.WithTimeout(t.Context(), d)
+						r, err := newRunner(ctx, &Stream{Name: "t/s", Target: site, Lines: lines, Limits: quickly(), StaleAfter: 5 * time.Second}, log)
+						if err != nil {
+							t.Fatal(err)
+						}
+						if err := r.run(ctx); err != nil {
+							t.Error(err)
+						}
+						r.Identities.Close()
+						cancel()
+					}
+					a := log.account(site.id)
+					if a.delivered != last || a.doubled != 0 || a.lost != 0 || len(a.silently) > 0 {
+						t.Errorf("%d delivered, %d doubled, %d lost, %d of them silently; want %d once", a.delivered, a.doubled, a.lost, len(a.silently), last)
+					}
+					if most := 2 * lines * site.conns; log.asked > most {
+						t.Errorf("the journal was asked %d times by %d connections", log.asked, site.conns)
+					}
+					if name != "from the first on" && log.asked > 1 {
+						t.Errorf("the journal was asked %d times without need", log.asked)
+					}
+				})
+			})
+		}
+	}
+}
+
+// survivor is a ledger that outlives a run.
+type survivor struct {
+	ledger
+	asked int
+}
+
+func (s *survivor) Resume(context.Context) (Resume, error) {
+	r := Resume{Known: len(s.tail) > 0, Tail: slices.Clone(s.tail[max(0, len(s.tail)-4096):])}
+	if r.Known {
+		r.Cursor = Cursor(strconv.Itoa(s.entries[len(s.entries)-1].n))
+	}
+	return r, nil
+}
+
+func (s *survivor) History(ctx context.Context, most int) ([]TailEvent, error) {
+	s.asked++
+	return s.ledger.History(ctx, most)
+}
+
 // A site that begins its ids anew with its second connection.
 func TestANewEpochIsDeliveredAndNoted(t *testing.T) {
 	for name, last := range map[string]int{"within the window": 100, "below the window": 9000} {

@@ -109,7 +109,7 @@ func (s *Splice) Align(l *Line, held []uint64, open bool) Fit {
 	}
 	if best.ok {
 		f := best.among(s.end, m)
-		if s.recalled || from > 0 {
+		if s.recalled > 0 || from > 0 {
 			f.Doubtful = f.Late // what was before nobody knows any more
 		}
 		return f

@@ -31,16 +31,17 @@ type Splice struct {
 	Older func(id []byte) (content uint64, found bool)
 
 	seed     maphash.Seed
-	odd      uint64  // spreads numbers
-	ring     []entry // the event at position p is ring[p%Window]
-	chains   []int   // by key: see link
-	end      int     // the position of the next event: how many there were
-	recalled bool    // what is remembered began in an earlier life
-	named    int     // of the ring, those that have an id
-	vague    bool    // an id was seen twice: ids do not tell events apart
-	epoch    uint64  // how often the ids have begun anew
-	seam     int     // the position of the last event before which something may be missing
-	floor    uint64  // the largest number of this epoch that may have been forgotten
+	odd      uint64    // spreads numbers
+	ring     []entry   // the event at position p is ring[p%Window]
+	chains   []int     // by key: see link
+	end      int       // the position of the next event: how many there were
+	recalled int       // how many of them were delivered in an earlier life
+	named    int       // of the ring, those that have an id
+	vague    bool      // an id was seen twice: ids do not tell events apart
+	epoch    uint64    // how often the ids have begun anew
+	seam     int       // the position of the last event before which something may be missing
+	floor    uint64    // the largest number of this epoch that may have been forgotten
+	lost     forgotten // the ids that were, where they are no numbers
 
 	last    uint64 // the largest number delivered, if the ids are decimal numbers
 	numeric bool
@@ -112,6 +113,7 @@ type Line struct {
 	placed     bool   // at means something
 	doubt      int    // so many of its next events may have been delivered before
 	overlapped bool   // it brought something that had been delivered before
+	deep       bool   // it may begin with what was delivered in an earlier life and not recalled
 	joined     bool   // it has added an event
 }
 
@@ -144,10 +146,29 @@ func (s *Splice) Recall(id string, content uint64) {
 	if s.end == 0 && n.number > 0 {
 		s.floor = n.number - 1 // there may have been more before
 	}
-	s.recalled = true
+	s.recalled++
 	s.number(n, 0)
 	s.remember(entry{token: n.token(content), key: n.key(s.epoch), number: n.number})
 }
+
+// Unsure tells whether there may be ids, which are no numbers, that were
+// delivered in an earlier life and not recalled: nothing was delivered in this
+// one, and what a connection begins with may be one of them.
+func (s *Splice) Unsure() bool {
+	const few = 256 // it was a short life
+	return s.recalled == s.end && s.end >= few && !s.numeric && !s.Sequential()
+}
+
+// Forgotten says that an event with the id was delivered before anything that is
+// remembered.
+func (s *Splice) Forgotten(id string) {
+	if n := s.name([]byte(id)); n.hash != 0 && !n.numeric {
+		s.lost.add(n.key(s.epoch))
+	}
+}
+
+// Deepen has Older asked about all that the line begins with.
+func (s *Splice) Deepen(l *Line) { l.deep = true }
 
 // Token names an event: equal events have equal tokens.
 func (s *Splice) Token(id []byte, content uint64) uint64 {
@@ -260,11 +281,11 @@ func (s *Splice) known(l *Line, id []byte, n name, content uint64) Verdict {
 		if again {
 			s.vague = true
 		}
-		if n.numeric && l.epoch == s.epoch && n.number <= s.floor && s.Older != nil {
-			if was, found := s.Older(id); found {
-				if was == content {
-					return Verdict{Duplicate: true, Position: -1}
-				}
+		if l.epoch == s.epoch && s.Older != nil && s.forgot(l, n) {
+			switch was, found := s.Older(id); {
+			case found && was == content:
+				return Verdict{Duplicate: true, Position: -1}
+			case found && n.numeric:
 				s.restart()
 				l.epoch = s.epoch
 				return Verdict{Restarted: true, Position: -1}
@@ -277,7 +298,7 @@ func (s *Splice) known(l *Line, id []byte, n name, content uint64) Verdict {
 		// Twice within one connection are two events, whatever their ids.
 		s.vague = true
 	case e.token == token && e.line != l.Number:
-		l.at, l.placed = max(l.at, p+1), true
+		l.at, l.placed, l.deep = max(l.at, p+1), true, false
 		return Verdict{Duplicate: true, Position: p}
 	case e.token == token, e.line == l.Number && !s.counts(), p == s.end-1:
 		s.vague = true
@@ -287,6 +308,16 @@ func (s *Splice) known(l *Line, id []byte, n name, content uint64) Verdict {
 		return Verdict{Restarted: true, Position: -1}
 	}
 	return Verdict{Position: -1}
+}
+
+// forgot tells whether the event may have been delivered and forgotten. Where
+// ids are no numbers only what a connection begins with may: what follows a new
+// event is new.
+func (s *Splice) forgot(l *Line, n name) bool {
+	if n.numeric {
+		return n.number <= s.floor
+	}
+	return !l.joined && (l.deep || s.lost.has(n.key(s.epoch)))
 }
 
 // find looks for the id in the epoch that the line is in, and in a newer one
@@ -368,7 +399,9 @@ func (s *Splice) remember(e entry) {
 		s.ring = append(s.ring, entry{})
 	} else if old := s.entry(s.end); old.key != 0 {
 		s.named--
-		s.floor = max(s.floor, old.number)
+		if s.floor = max(s.floor, old.number); old.number == 0 {
+			s.lost.add(old.key)
+		}
 	}
 	*s.entry(s.end) = e
 	s.end++
