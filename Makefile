@@ -74,6 +74,11 @@ faults: ## every fault, by every source, with the settings of every day: the tab
 	@$(GO) test -run 'TestFaultTable|TestPrograms' -timeout 2h ./internal/faults -faults.long -faults.table $(CURDIR)/.cache/faults.md; \
 	code=$$?; cat .cache/faults.md; exit $$code
 
+soak: ## ten minutes of a fault every twenty milliseconds: what memory, descriptors and goroutines come to, as Markdown
+	@rm -f .cache/soak.md && mkdir -p .cache
+	@$(GO) test -run TestSoak -timeout 2h ./internal/faults -faults.soak 10m -faults.table $(CURDIR)/.cache/soak.md; \
+	code=$$?; cat .cache/soak.md; exit $$code
+
 bench: ## every benchmark, or BENCH=Regexp
 	@$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 

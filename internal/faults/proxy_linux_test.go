@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 )
@@ -46,9 +47,15 @@ func newForward(t *testing.T, from string) *forward {
 			up.Close()
 			return
 		}
+		t := tunnel{down, up}
 		f.mu.Lock()
-		f.open = append(f.open, tunnel{down, up})
+		f.open = append(f.open, t)
 		f.mu.Unlock()
+		defer func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.open = slices.DeleteFunc(f.open, func(o tunnel) bool { return o == t })
+		}()
 		_, _ = io.WriteString(down, "HTTP/1.1 200 OK\r\n\r\n")
 		go func() { _, _ = io.Copy(up, down); up.Close() }()
 		_, _ = io.Copy(down, up)

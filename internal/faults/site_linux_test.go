@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
@@ -240,6 +241,33 @@ func (s *site) first(t *testing.T) *wire {
 
 // lines is how many streams are open.
 func (s *site) lines() int { return s.opened(time.Time{}) }
+
+// any returns one of the open streams that nothing has happened to, nil without
+// one.
+func (s *site) any(rng *rand.Rand) *wire {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, i := range rng.Perm(len(s.conns)) {
+		if !s.conns[i].faulty() {
+			return s.conns[i]
+		}
+	}
+	return nil
+}
+
+// sound is how many streams are open; -1 if one of them is faulty.
+func (s *site) sound() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.answer != nil || slices.ContainsFunc(s.conns, (*wire).faulty) {
+		return -1
+	}
+	return len(s.conns)
+}
+
+func (c *wire) faulty() bool {
+	return c.mute.Load() || c.still.Load() || c.drip.Load() || c.end.Load() || c.cut.Load() || c.ctx.Err() != nil
+}
 
 // opened is how many streams are open that were opened after then.
 func (s *site) opened(then time.Time) (n int) {
