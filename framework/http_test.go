@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -469,17 +470,33 @@ type foretold struct{ Connection }
 func (a foretold) OnLeaving(f func()) func() bool { return time.AfterFunc(20*time.Second, f).Stop }
 
 // TestASilentHTTP2ConnectionIsNotUsedAgain has a whole connection fall silent
-// with several streams on it: all come back on another one, since this one
-// never says more than the first event. (A stream that finds the silence while
-// others have just been answered may try the same connection once more.)
+// with several streams on it: all come back on another one, and none of them
+// asks this one twice.
 func TestASilentHTTP2ConnectionIsNotUsedAgain(t *testing.T) {
+	const streams = 5
 	var mute atomic.Value // the connection that has fallen silent
+	var asked [streams]atomic.Int32
+	var all sync.WaitGroup // the streams, until each has been answered or has asked another connection
+	all.Add(streams)
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		i, err := strconv.Atoi(r.URL.Query().Get("stream"))
+		if err != nil {
+			t.Error(err)
+			return
+		}
 		mute.CompareAndSwap(nil, r.RemoteAddr)
 		if mute.Load() == r.RemoteAddr {
+			if asked[i].Add(1) == 1 {
+				all.Done()
+			}
+			all.Wait()
+			time.Sleep(time.Duration(i) * 20 * time.Millisecond) // the others are answered after the first one
 			eventStream(w, "id: 1\ndata: 1\n\n")
 			<-r.Context().Done()
 			return
+		}
+		if asked[i].CompareAndSwap(0, 1) { // two connections were dialled at the same time
+			all.Done()
 		}
 		eventStream(w, "id: 2\ndata: 2\n\ndata: [DONE]\n\n")
 	}))
@@ -488,12 +505,12 @@ func TestASilentHTTP2ConnectionIsNotUsedAgain(t *testing.T) {
 	defer server.Close()
 	ids := anonymous(t, server)
 	var wg sync.WaitGroup
-	for i := range 5 {
+	for i := range streams {
 		wg.Go(func() {
 			got, account, err := hold(t, &Stream{
 				Name:       fmt.Sprint("t/", i),
-				Target:     &SSE{Request: Request{URL: server.URL}, Options: SSEOptions{Done: "[DONE]"}},
-				Identities: ids, StaleAfter: 150 * time.Millisecond,
+				Target:     &SSE{Request: Request{URL: server.URL, Query: map[string]string{"stream": fmt.Sprint(i)}}, Options: SSEOptions{Done: "[DONE]"}},
+				Identities: ids, StaleAfter: 500 * time.Millisecond,
 			}, 0)
 			// One finds the silence, and the connection goes with all that it carries.
 			if err != nil || got == nil || string(got[len(got)-1].Data) != "2" {
@@ -502,6 +519,11 @@ func TestASilentHTTP2ConnectionIsNotUsedAgain(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	for i := range asked {
+		if n := asked[i].Load(); n > 1 {
+			t.Errorf("stream %d asked the silent connection %d times", i, n)
+		}
+	}
 }
 
 func TestCredentialsStayAtHomeThroughRedirects(t *testing.T) {

@@ -539,8 +539,9 @@ func (r *runner) lost(l *line, cause Cause) {
 func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, asked time.Duration) time.Duration {
 	planned := errors.Is(o.Err, errPlanned)
 	// What a new identity or another try will most likely cure is tried at
-	// once; what fails again and again is not.
-	prompt := planned || v.Remedy != Reconnect && !s.cured || v.Cause == CauseGoAway && s.failures <= 1 || o.Layer == LayerSilence && s.silences <= 2
+	// once; what fails again and again is not. A quiet feed is waited for with
+	// a connection, whose clock doubles: without one its first event is missed.
+	prompt := planned || v.Remedy != Reconnect && !s.cured || v.Cause == CauseGoAway && s.failures <= 1 || o.Layer == LayerSilence
 	s.cured = s.cured || v.Remedy != Reconnect
 	var wait time.Duration
 	if !prompt {

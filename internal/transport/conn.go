@@ -46,6 +46,7 @@ type conn struct {
 	leaving context.Context // ended by GOAWAY
 	leave   context.CancelFunc
 	read    atomic.Int64 // when something was read last
+	doubted atomic.Int64 // when an answer was last given up for its silence
 
 	writing sync.Mutex // held while frames are written; taken before mu
 	framer  *http2.Framer
@@ -108,6 +109,13 @@ func newConn(nc net.Conn, t *Transport, to origin) (*conn, error) {
 	c.pulse = time.AfterFunc(t.pingAfter, c.check)
 	go c.serve()
 	return c, nil
+}
+
+// doubtful tells whether nothing has been read since an answer was given up for
+// its silence: what follows it must not be sent into the same void.
+func (c *conn) doubtful() bool {
+	at := c.doubted.Load()
+	return at != 0 && c.read.Load() < at
 }
 
 // Read implements net.Conn, for the frames.

@@ -283,7 +283,8 @@ func TestADeadConnectionIsFoundByPing(t *testing.T) {
 }
 
 func TestAbandonClosesADeadConnectionAndSparesALivingOne(t *testing.T) {
-	for _, alive := range []bool{false, true} {
+	for _, c := range []struct{ alive, since bool }{{false, false}, {true, false}, {true, true}} {
+		alive, since := c.alive, c.since
 		s := newFrameServer(t)
 		tr := newTransport(t, s.server)
 		mute, other := get(t, tr, s.server.URL), get(t, tr, s.server.URL)
@@ -295,13 +296,16 @@ func TestAbandonClosesADeadConnectionAndSparesALivingOne(t *testing.T) {
 		waitFor(t, func() bool { return b.since.at() != 0 })
 		at := b.since.at()
 		waitFor(t, func() bool { return now() > at })
-		if alive {
+		say := func() {
 			if err := c.fr.WriteData(c.stream, false, []byte("x")); err != nil { // on the other stream
 				t.Fatal(err)
 			}
 			if _, err := other.Body.Read(make([]byte, 1)); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if alive {
+			say()
 		}
 		b.Abandon()
 		if err := <-over; err == nil {
@@ -312,9 +316,14 @@ func TestAbandonClosesADeadConnectionAndSparesALivingOne(t *testing.T) {
 				t.Error("the dead connection goes on")
 			}
 		}
+		if since {
+			at := b.conn.doubted.Load()
+			waitFor(t, func() bool { return now() > at })
+			say()
+		}
 		get(t, tr, s.server.URL)
-		if fresh := (<-s.conns).conn != c.conn; fresh == alive {
-			t.Errorf("alive %v: the next request took a fresh connection: %v", alive, fresh)
+		if fresh := (<-s.conns).conn != c.conn; fresh == since {
+			t.Errorf("alive %v, also since then %v: the next request took a fresh connection: %v", alive, since, fresh)
 		}
 	}
 }

@@ -105,7 +105,7 @@ func (t *Transport) shared(to origin) *conn {
 // usable is an HTTP/2 connection that takes another request. It runs under t.mu.
 func (t *Transport) usable(to origin) *conn {
 	for c := range t.conns {
-		if c.to == to && c.free() {
+		if c.to == to && c.free() && !c.doubtful() {
 			return c
 		}
 	}
@@ -216,11 +216,15 @@ func (b *Body) OnLeaving(f func()) (stop func() bool) {
 }
 
 // Abandon closes an answer that has gone silent. Where its HTTP/2 connection
-// has been silent for as long, too, it goes with all that it carries: another
-// request must not be sent into the same void.
+// has been silent for as long, too, it goes with all that it carries; where
+// others were answered meanwhile, it takes no more requests before it has said
+// something.
 func (b *Body) Abandon() error {
-	if at := b.since.at(); b.conn != nil && at != 0 && b.conn.read.Load() < at {
-		b.conn.fail(errAbandoned)
+	if b.conn != nil {
+		b.conn.doubted.Store(now())
+		if at := b.since.at(); at != 0 && b.conn.read.Load() < at {
+			b.conn.fail(errAbandoned)
+		}
 	}
 	return b.Close()
 }
