@@ -36,7 +36,7 @@ numbers or the events seen again prove it. OVERLAPPED ones are handovers: two
 connections were open. FILLED ones were fetched from the site's history. After a
 POSSIBLE gap nothing proves that no event is missing. In a KNOWN gap events are
 missing for certain. COVERAGE is the share of the time outside of possible and
-known gaps.
+known gaps; nothing is said of a stream that never had an event.
 
 Exit code 1 says that a known gap is open, in the time shown.`,
 		RunE: func(c *cobra.Command, names []string) error {
@@ -91,9 +91,12 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 // streamCoverage is the coverage of one stream. Its JSON form is stable.
 type streamCoverage struct {
 	Stream string `json:"stream"`
-	// HeldShare and Coverage are shares of the time, 0 to 1.
+	// HeldShare and Coverage are shares of the time, 0 to 1. Where no event has
+	// ever come Empty is true and Coverage 0: nothing shows that anything was
+	// covered.
 	HeldShare float64 `json:"held"`
 	Coverage  float64 `json:"coverage"`
+	Empty     bool    `json:"empty,omitempty"`
 	// Sum is the sum of what Ledger tells one by one.
 	Sum    framework.Total  `json:"sum"`
 	Ledger framework.Ledger `json:"ledger"`
@@ -152,11 +155,16 @@ func (ask coverageOf) read(ctx context.Context, dir string, j *journal.Journal) 
 			last = ev.Time
 		}
 		ledger := framework.ReadLedger(state.Notes, last)
+		empty := last.IsZero() && ledger.Sum().Events == 0
 		if !ask.From.IsZero() {
 			ledger = ledger.Since(ask.From)
 		}
 		sum := ledger.Sum()
-		list = append(list, streamCoverage{name, sum.HeldShare(), sum.Coverage(), sum, ledger})
+		covered := sum.Coverage()
+		if empty {
+			covered = 0
+		}
+		list = append(list, streamCoverage{name, sum.HeldShare(), covered, empty, sum, ledger})
 	}
 	for _, name := range ask.Names {
 		if !matched[name] {
@@ -200,8 +208,12 @@ func printCoverage(out io.Writer, list []streamCoverage, zone *time.Location) er
 	for i := range list {
 		s := &list[i]
 		n := func(state framework.GapState) uint64 { return s.Sum.Gaps[state].Count }
+		covered := percent(s.Coverage)
+		if s.Empty {
+			covered = "no event"
+		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\n", s.Stream,
-			moment(s.Ledger.From, zone), moment(s.Ledger.To, zone), percent(s.HeldShare), percent(s.Coverage),
+			moment(s.Ledger.From, zone), moment(s.Ledger.To, zone), percent(s.HeldShare), covered,
 			n(framework.GapReplayed), n(framework.GapOverlapped), n(framework.GapFilled), n(framework.GapPossible), n(framework.GapKnown),
 			s.Sum.Gaps[framework.GapKnown].Missing)
 	}

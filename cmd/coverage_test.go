@@ -171,6 +171,42 @@ func TestCoverageTellsByItsExitCodeWhetherEventsAreMissing(t *testing.T) {
 	}
 }
 
+// TestCoverageOfAStreamThatNeverHadAnEvent has a connection that is held and
+// brings nothing: nothing shows that anything was covered.
+func TestCoverageOfAStreamThatNeverHadAnEvent(t *testing.T) {
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprint(w, ": welcome\n\n")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}))
+	defer site.Close()
+	dir := t.TempDir()
+	file, summary := filepath.Join(dir, "still.yaml"), filepath.Join(dir, "summary.json")
+	target := fmt.Sprintf("streams:\n  - name: feed\n    url: %s\nsinks:\n  - sqlite: {table: t}\n", site.URL)
+	if err := os.WriteFile(file, []byte(target), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	if code := Run([]string{"run", file, "--data", dir, "--for", "500ms", "--progress", "none", "--summary", summary}, &out, &errs); code != ExitOK {
+		t.Fatalf("exit code %d\n%s%s", code, out.String(), errs.String())
+	}
+	var account framework.Stats
+	if b, err := os.ReadFile(summary); err != nil || json.Unmarshal(b, &account) != nil {
+		t.Fatal(err)
+	}
+	if account.Streams[0].Coverage != 0 || !strings.Contains(out.String(), "coverage unknown (no event has come)") {
+		t.Errorf("the account says %v and\n%s", account.Streams[0].Coverage, out.String())
+	}
+	if code, stdout, stderr := coverage(t, "--data", dir); code != ExitOK || !strings.Contains(stdout, "100.00 %  no event") {
+		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+	var list []streamCoverage
+	if _, stdout, _ := coverage(t, "--data", dir, "--json"); json.Unmarshal([]byte(stdout), &list) != nil || len(list) != 1 || !list[0].Empty || list[0].Coverage != 0 {
+		t.Error(stdout)
+	}
+}
+
 func TestCoverageNeedsAJournalThatNobodyHolds(t *testing.T) {
 	empty := t.TempDir()
 	if code, _, stderr := coverage(t, "--data", empty); code != ExitSetup || !strings.Contains(stderr, "there is no journal in") {

@@ -142,7 +142,7 @@ func table(s framework.Stats, perSecond []string) string {
 		if !st.LastEvent.IsZero() {
 			age = now.Sub(st.LastEvent).Round(100 * time.Millisecond).String()
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%.2f %%\n", st.Name, state(st), st.Exit, st.Events, perSecond[i], short(st.LastID, 20), age, total(st.Reconnects), st.Logins, len(st.Gaps), 100*st.Coverage)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", st.Name, state(st), st.Exit, st.Events, perSecond[i], short(st.LastID, 20), age, total(st.Reconnects), st.Logins, len(st.Gaps), covered(st, 2))
 	}
 	if len(s.Sinks) > 0 {
 		fmt.Fprintf(t, "SINK\tSTATE\t\tRECORDS\t\t\t\tRETRIES\tDEAD\tBEHIND\n")
@@ -297,7 +297,7 @@ func printAccount(out io.Writer, s framework.Stats, w *wiring) {
 		if st.Resume.Max > 0 {
 			fmt.Fprintf(out, "  back after %.0f ms (at most %.0f)\n", st.Resume.P50, st.Resume.Max)
 		}
-		fmt.Fprintf(out, "  coverage %.3f %%, gaps: %d\n", 100*st.Coverage, len(st.Gaps)+int(st.GapsOmitted))
+		fmt.Fprintf(out, "  coverage %s, gaps: %d\n", covered(st, 3), len(st.Gaps)+int(st.GapsOmitted))
 		for _, g := range st.Gaps[:min(len(st.Gaps), 10)] {
 			fmt.Fprintf(out, "    %s\n", gapText(&g, time.Local))
 		}
@@ -322,4 +322,12 @@ func orNone(id string) string {
 		return "-"
 	}
 	return id
+}
+
+// covered is the coverage of a stream, if there is anything to be covered.
+func covered(st *framework.StreamStats, digits int) string {
+	if st.LastEvent.IsZero() {
+		return "unknown (no event has come)"
+	}
+	return fmt.Sprintf("%.*f %%", digits, 100*st.Coverage)
 }

@@ -68,7 +68,8 @@ type StreamStats struct {
 	Gaps        []Gap  `json:"gaps"`
 	GapsOmitted uint64 `json:"gaps_omitted,omitempty"`
 	// Coverage is the share of this run's time outside of its gaps, 0 to 1;
-	// 0 when no connection could be opened.
+	// 0 when no connection could be opened, or no event has ever come: then
+	// nothing shows that anything was covered.
 	Coverage float64 `json:"coverage"`
 	// FirstID and LastID are the ids of the first and the last event of this
 	// run; LastID is that of the last run when this one brought none.
@@ -425,11 +426,11 @@ func (s *streamStats) snapshot(now time.Time) StreamStats {
 	if !s.over.IsZero() {
 		now = s.over
 	}
-	if s.opened {
+	if s.opened && !out.LastEvent.IsZero() {
 		out.Coverage = 1
-	}
-	if held := now.Sub(s.began); !s.began.IsZero() && held > 0 && s.opened {
-		out.Coverage = max(0, 1-s.missed.Seconds()/held.Seconds())
+		if held := now.Sub(s.began); !s.began.IsZero() && held > 0 {
+			out.Coverage = max(0, 1-s.missed.Seconds()/held.Seconds())
+		}
 	}
 	return out
 }

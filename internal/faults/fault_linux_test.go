@@ -23,6 +23,7 @@ type pace struct {
 	min, max       time.Duration // between two connections
 	refused        time.Duration // until the pool tries a refused password again
 	lasts, pending time.Duration // how long the stream has to go on afterwards, and how long that may take
+	stall          time.Duration // the longest pause between two events that is none
 }
 
 // short is for every run of the tests, long as it is in earnest: the settings
@@ -30,10 +31,10 @@ type pace struct {
 func short(lines int) pace {
 	p := pace{
 		every: 10 * time.Millisecond, tail: 800, trickle: 100 * time.Millisecond,
-		trouble: time.Second, retryAfter: 1, night: 3 * time.Second, warm: 300 * time.Millisecond,
+		trouble: time.Second, retryAfter: 1, night: 2 * time.Second, warm: 300 * time.Millisecond,
 		stale: 300 * time.Millisecond, quiet: 800 * time.Millisecond,
 		min: 50 * time.Millisecond, max: 500 * time.Millisecond, refused: 400 * time.Millisecond,
-		lasts: 300 * time.Millisecond, pending: 30 * time.Second,
+		lasts: 300 * time.Millisecond, pending: 30 * time.Second, stall: 150 * time.Millisecond,
 	}
 	if lines > 1 {
 		// A line that a busy machine holds up must not pass for a second fault.
@@ -47,7 +48,7 @@ func long(int) pace {
 	return pace{
 		every: 50 * time.Millisecond, tail: 2400, trickle: time.Second,
 		trouble: time.Minute, retryAfter: 10, night: 5 * time.Minute, warm: 75 * time.Second,
-		quiet: 5 * time.Second, refused: 10 * time.Second, lasts: 5 * time.Second, pending: 15 * time.Minute,
+		quiet: 5 * time.Second, refused: 10 * time.Second, lasts: 5 * time.Second, pending: 15 * time.Minute, stall: 700 * time.Millisecond,
 	}
 }
 

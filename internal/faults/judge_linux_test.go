@@ -120,7 +120,7 @@ func (s *stage) judge(seen []received, gaps []framework.Gap) row {
 	}
 	// Back is when events flow again after the longest stall that the fault
 	// caused.
-	stall := 5*s.pace.every + 100*time.Millisecond
+	stall := s.pace.stall
 	seen = slices.SortedFunc(slices.Values(seen), func(a, b received) int { return a.at.Compare(b.at) })
 	for i := 1; i < len(seen); i++ {
 		if d := seen[i].at.Sub(seen[i-1].at); seen[i].at.After(s.from) && d > stall {

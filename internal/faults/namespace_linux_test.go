@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	// Many rows wait side by side: they use sockets, not cores.
-	parallel := "12"
+	parallel := "16"
 	if *inEarnest {
 		parallel = "40"
 	}

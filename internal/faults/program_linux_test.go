@@ -133,7 +133,31 @@ func run(t *testing.T, f fault, source source, lines int, p pace) row {
 	s.strike(f, lines, held{t: t, seen: seen, ended: scrape.ended})
 	scrape.end()
 	read()
-	return s.judge(seen.seen, coverage(t, dir))
+	r := s.judge(seen.seen, coverage(t, dir))
+	r.noticed = noticed(t, scrape.stderr.String(), s.from)
+	return r
+}
+
+// noticed is how long after then the program says that a connection has ended; 0
+// if it does not.
+func noticed(t *testing.T, log string, then time.Time) time.Duration {
+	t.Helper()
+	for line := range strings.Lines(log) {
+		clock, rest, _ := strings.Cut(line, " ")
+		if !strings.Contains(rest, `msg="connection ended"`) {
+			continue
+		}
+		at, err := time.Parse("time=15:04:05.000", clock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The log names the time of the day.
+		at = time.Date(then.Year(), then.Month(), then.Day(), at.Hour(), at.Minute(), at.Second(), at.Nanosecond(), time.Local)
+		if d := at.Sub(then.Truncate(time.Millisecond)); d >= 0 {
+			return max(d, time.Millisecond)
+		}
+	}
+	return 0
 }
 
 // coverage is what scrape coverage says of the one stream.
@@ -251,7 +275,9 @@ func tail(t *testing.T, f fault, source source, p pace) row {
 	scrape.end()
 	in.Close()
 	reading.Wait()
-	return s.judge(seen.seen, warned(t, scrape.stderr.String(), s.from))
+	r := s.judge(seen.seen, warned(t, scrape.stderr.String(), s.from))
+	r.noticed = noticed(t, scrape.stderr.String(), s.from)
+	return r
 }
 
 // warned reads the gaps that tail warns of.

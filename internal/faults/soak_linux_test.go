@@ -22,7 +22,7 @@ import (
 	"github.com/holdline/scrape/proxies"
 )
 
-var soakFor = flag.Duration("faults.soak", 10*time.Second, "how long TestSoak goes on")
+var soakFor = flag.Duration("faults.soak", 6*time.Second, "how long TestSoak goes on")
 
 // faultEvery is the time between two faults of the soak: some hundred times as
 // often as in earnest.
@@ -98,9 +98,9 @@ func TestSoak(t *testing.T) {
 	began := time.Now()
 	made := 0
 	var samples []soaked
-	for n := range 9 {
+	for n := range 7 {
 		if n > 0 {
-			made += storm(rng, sites, *soakFor/8)
+			made += storm(rng, sites, *soakFor/6)
 		}
 		calm(t, sites, lines)
 		samples = append(samples, measure(w, began, made))
@@ -116,11 +116,7 @@ func TestSoak(t *testing.T) {
 			s.reconnects, s.logins, s.rotations, s.silences, s.heap>>10, s.descriptors, s.goroutines)
 	}
 	t.Logf("\n%s", b.String())
-	if *report != "" {
-		if err := os.WriteFile(*report, []byte(b.String()), 0o644); err != nil {
-			t.Error(err)
-		}
-	}
+	publish(t, b.String())
 
 	// The first storms fill caches and pools.
 	first, last := samples[2], samples[len(samples)-1]
@@ -176,7 +172,7 @@ func storm(rng *rand.Rand, sites []*stage, d time.Duration) (made int) {
 func calm(t *testing.T, sites []*stage, lines []int) {
 	t.Helper()
 	since := time.Now()
-	for deadline := time.Now().Add(time.Minute); time.Since(since) < 500*time.Millisecond; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Since(since) < 400*time.Millisecond; time.Sleep(5 * time.Millisecond) {
 		for i, s := range sites {
 			if s.site.sound() != lines[i] {
 				since = time.Now()
