@@ -114,11 +114,15 @@ func TestLinesThatBeginTogetherOpenNoGap(t *testing.T) {
 		"sequence": {id: func(int) string { return "" }, sequence: func(ev *Event) (uint64, bool) { return decimal(ev.Data) }},
 	} {
 		for early := range 5 { // events that the second line begins before the first
-			for lag := time.Duration(0); lag <= 1000*ms; lag += 100 * ms {
+			for step := range 22 {
+				every, lag := 250*ms, time.Duration(step)*100*ms
+				if step > 10 { // a slow feed
+					every, lag = 40*time.Second, time.Duration(step-11)*800*ms
+				}
 				for _, behind := range []int{0, 1} { // which of the lines lags
-					t.Run(fmt.Sprintf("%s/%d early/line %d lags %v", name, early, behind, lag), func(t *testing.T) {
+					t.Run(fmt.Sprintf("%s/%d early/every %v/line %d lags %v", name, early, every, behind, lag), func(t *testing.T) {
 						synctest.Test(t, func(t *testing.T) {
-							s := &feedSite{every: 250 * ms, start: time.Now().Add(-10 * time.Second), last: 200, id: kind.id, data: strconv.Itoa}
+							s := &feedSite{every: every, start: time.Now().Add(-40 * every), last: 200, id: kind.id, data: strconv.Itoa}
 							conns := 0
 							s.first = func(int, int) int { conns++; return 41 - early*(conns-1) }
 							s.fate = func(k int) fate {
@@ -128,7 +132,7 @@ func TestLinesThatBeginTogetherOpenNoGap(t *testing.T) {
 								return fate{lag: 20 * ms}
 							}
 							m := &memoryLog{}
-							holdUntil(t, &Stream{Name: "t/s", Target: s, Limits: quickly(), Lines: 2, Sequence: kind.sequence}, m, number(100))
+							holdUntil(t, &Stream{Name: "t/s", Target: s, Limits: quickly(), Lines: 2, Sequence: kind.sequence, StaleAfter: -1}, m, number(100))
 							wantGaps(t, m.ledger())
 							got := m.data()
 							slices.Sort(got)

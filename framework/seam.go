@@ -195,10 +195,16 @@ func (r *runner) decide(ctx context.Context, l *line) error {
 	}
 	var fit splice.Fit
 	if r.splice.Sequential() {
-		// A line that has brought nothing meanwhile may be dead for long.
-		fit = r.splice.Align(&l.seam, l.held.tokens, l.side && r.splice.End() > l.since)
+		fit = r.splice.Align(&l.seam, l.held.tokens, l.side && r.kept(l))
 	}
 	return r.join(ctx, l, fit)
+}
+
+// kept tells whether another line has brought something since the wait of this
+// one began, or shortly before, as with a slow feed: one that has not may be
+// dead for long. It runs under r.mu.
+func (r *runner) kept(l *line) bool {
+	return r.splice.End() > l.since || r.head != l.seam.Number && l.held.events[0].Time.Sub(r.lastEvent) < joinTimeout
 }
 
 // join lets a waiting line deliver: what it held, without what fits among the

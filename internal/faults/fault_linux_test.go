@@ -95,7 +95,7 @@ var faults = []fault{
 	{name: "drip: one byte at a time", single: true, do: func(_ *stage, w *wire) { w.drip.Store(true) }},
 	{name: "stall under heartbeats", single: true, do: func(_ *stage, w *wire) { w.still.Store(true) }},
 	{name: "204: there is no more", ends: true, do: func(s *stage, w *wire) {
-		s.site.answerFor(s.t, time.Hour, func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusNoContent) })
+		s.site.answerFor(time.Hour, func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusNoContent) })
 		w.end.Store(true)
 	}},
 	{name: "401: the token is dead", do: func(s *stage, w *wire) { s.revoke(w); w.end.Store(true) }},
@@ -112,20 +112,20 @@ var faults = []fault{
 		s.reset(s.tunnel(w))
 	}},
 	{name: "429 with Retry-After", do: func(s *stage, w *wire) {
-		s.site.answerFor(s.t, s.pace.trouble, func(rw http.ResponseWriter, _ *http.Request) {
+		s.site.answerFor(s.pace.trouble, func(rw http.ResponseWriter, _ *http.Request) {
 			rw.Header().Set("Retry-After", fmt.Sprint(s.pace.retryAfter))
 			rw.WriteHeader(http.StatusTooManyRequests)
 		})
 		w.end.Store(true)
 	}},
 	{name: "500 for a while", do: func(s *stage, w *wire) {
-		s.site.answerFor(s.t, s.pace.trouble, func(rw http.ResponseWriter, _ *http.Request) {
+		s.site.answerFor(s.pace.trouble, func(rw http.ResponseWriter, _ *http.Request) {
 			http.Error(rw, "oops", http.StatusInternalServerError)
 		})
 		w.end.Store(true)
 	}},
 	{name: "login page with 200", do: func(s *stage, w *wire) {
-		s.site.answerFor(s.t, s.pace.trouble, func(rw http.ResponseWriter, _ *http.Request) {
+		s.site.answerFor(s.pace.trouble, func(rw http.ResponseWriter, _ *http.Request) {
 			rw.Header().Set("Content-Type", "text/html")
 			fmt.Fprint(rw, "<form>data: please log in</form>")
 		})
@@ -166,7 +166,7 @@ func (s *stage) revoke(w *wire) {
 	defer s.site.mu.Unlock()
 	s.site.refuse[w.token] = true
 	if s.alone {
-		s.site.lift(s.t, s.pace.trouble, w)
+		s.site.lift(s.pace.trouble, w)
 	}
 }
 
@@ -175,7 +175,7 @@ func (s *stage) ban(w *wire) {
 	defer s.site.mu.Unlock()
 	s.site.banned = w.exit
 	if s.alone {
-		s.site.lift(s.t, s.pace.trouble, w)
+		s.site.lift(s.pace.trouble, w)
 	}
 }
 

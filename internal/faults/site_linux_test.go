@@ -282,25 +282,23 @@ func (s *site) opened(then time.Time) (n int) {
 }
 
 // lift ends a ban and forgives a token, after so long.
-func (s *site) lift(t *testing.T, d time.Duration, w *wire) {
-	timer := time.AfterFunc(d, func() {
+func (s *site) lift(d time.Duration, w *wire) {
+	time.AfterFunc(d, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.banned = ""
 		delete(s.refuse, w.token)
 	})
-	t.Cleanup(func() { timer.Stop() })
 }
 
 // answerFor answers requests with h for so long.
-func (s *site) answerFor(t *testing.T, d time.Duration, h http.HandlerFunc) {
+func (s *site) answerFor(d time.Duration, h http.HandlerFunc) {
 	s.mu.Lock()
 	s.answer = h
 	s.mu.Unlock()
-	timer := time.AfterFunc(d, func() {
+	time.AfterFunc(d, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.answer = nil
 	})
-	t.Cleanup(func() { timer.Stop() })
 }

@@ -152,9 +152,9 @@ func storm(rng *rand.Rand, sites []*stage, d time.Duration) (made int) {
 		func(s *stage, w *wire) { vanish(s.t, s.tunnel(w)) },
 		func(s *stage, w *wire) { s.revoke(w); w.end.Store(true) },
 		func(s *stage, w *wire) { s.revoke(w); w.mute.Store(true) },
-		func(s *stage, w *wire) { s.ban(w); s.site.lift(s.t, 100*time.Millisecond, w); w.end.Store(true) },
+		func(s *stage, w *wire) { s.ban(w); s.site.lift(100*time.Millisecond, w); w.end.Store(true) },
 		func(s *stage, w *wire) {
-			s.site.answerFor(s.t, 30*time.Millisecond, func(rw http.ResponseWriter, _ *http.Request) { http.Error(rw, "oops", http.StatusInternalServerError) })
+			s.site.answerFor(30*time.Millisecond, func(rw http.ResponseWriter, _ *http.Request) { http.Error(rw, "oops", http.StatusInternalServerError) })
 			w.end.Store(true)
 		},
 	}
