@@ -29,6 +29,7 @@ type line struct {
 	joined   bool  // it has added an event
 	reaches  bool  // what it held goes on to what had been delivered
 	opened   int   // how much had been delivered when it was opened
+	resumes  bool  // it was asked to go on from a cursor
 	succeeds Cause // why it was opened anew beside another one; empty when it was not
 
 	// Guarded by runner.mu.
@@ -340,7 +341,7 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 	}
 	r.mu.Lock()
 	a.from = r.resumeFrom()
-	l.opened = r.splice.End()
+	l.opened, l.resumes = r.splice.End(), a.from != ""
 	l.exit = a.id.lease.exit()
 	successor := l.old != nil
 	if !successor && !r.abreast(l) {

@@ -201,10 +201,14 @@ func (r *runner) decide(ctx context.Context, l *line) error {
 }
 
 // kept tells whether another line has brought something since the wait of this
-// one began, or shortly before, as with a slow feed: one that has not may be
-// dead for long. It runs under r.mu.
+// one began: one that has not may be dead for long. So has one of a slow feed
+// that brought its last event after a connection was opened that begins with
+// now, and shortly before that one's first; but where events repeat, the next
+// one may equal the last. It runs under r.mu.
 func (r *runner) kept(l *line) bool {
-	return r.splice.End() > l.since || r.head != l.seam.Number && l.held.events[0].Time.Sub(r.lastEvent) < joinTimeout
+	slow := !l.resumes && !l.joined && r.head != l.seam.Number && r.splice.End() > l.opened &&
+		l.held.events[0].Time.Sub(r.lastEvent) < joinTimeout
+	return r.splice.End() > l.since || slow && r.splice.Distinct()
 }
 
 // join lets a waiting line deliver: what it held, without what fits among the

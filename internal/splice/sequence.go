@@ -80,6 +80,18 @@ func (s *Splice) Doubt(l *Line, events int) { l.doubt = events }
 // Lose takes the line's place away: its next event strays.
 func (s *Splice) Lose(l *Line) { l.placed = false }
 
+// Distinct tells whether no two of the events that are remembered are equal.
+func (s *Splice) Distinct() bool {
+	seen := make(map[uint64]bool, len(s.ring))
+	for i := range s.ring {
+		if seen[s.ring[i].token] {
+			return false
+		}
+		seen[s.ring[i].token] = true
+	}
+	return true
+}
+
 // End is the position of the next event to be delivered.
 func (s *Splice) End() int { return s.end }
 
