@@ -68,6 +68,25 @@ func TestSlowerLineHealsWhatTheFasterOneLacks(t *testing.T) {
 	}
 }
 
+// TestAStopDoesNotPassWhatTheSlowerLineHasNotBrought stops a stream while a line
+// waits that is ahead of the other one.
+func TestAStopDoesNotPassWhatTheSlowerLineHasNotBrought(t *testing.T) {
+	for after := 500 * time.Millisecond; after < 5*time.Second; after += 100 * time.Millisecond {
+		t.Run(after.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &feedSite{every: 250 * time.Millisecond, start: time.Now().Add(-10 * time.Second), last: 200, id: strconv.Itoa, data: strconv.Itoa}
+				conns := 0
+				s.first = func(int, int) int { conns++; return 11*conns + 19 } // 30 and 41
+				s.fate = func(k int) fate { return fate{lag: time.Duration(2-k) * 2 * time.Second} }
+				log := holdFor(t, &Stream{Target: s, Lines: 2}, after+7*time.Millisecond)
+				if a := log.account(s.id); a.gaps > 0 || a.lost > 0 || len(a.silently) > 0 {
+					t.Errorf("%+v", a)
+				}
+			})
+		})
+	}
+}
+
 // TestFurtherLineMayBeginEarlier has a second line that is slower to begin and
 // was open earlier: what it brings from before the first one opens no gap.
 func TestFurtherLineMayBeginEarlier(t *testing.T) {

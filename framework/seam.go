@@ -323,6 +323,10 @@ func (r *runner) parted(ctx context.Context, l *line) (over bool, err error) {
 		}
 		switch {
 		case !w.waiting || w.old != nil || r.abreast(w):
+		case ctx.Err() != nil && w.side && !r.splice.Sequential():
+			// All are stopped: the cursor must not pass what the line that has
+			// just been stopped would have brought.
+			w.missed = len(r.admit(w).events) > 0
 		case r.splice.Sequential() && len(w.held.events) > 0:
 			w.deadline.Stop()
 			r.limit(ctx, w) // a replay may be under way

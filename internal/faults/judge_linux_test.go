@@ -95,7 +95,7 @@ func (s *stage) judge(seen []received, gaps []framework.Gap) row {
 		switch got := count[n]; {
 		case got == 0:
 			r.missed++
-			if !slices.ContainsFunc(gaps, func(g framework.Gap) bool { return s.covers(g, n) }) {
+			if !slices.ContainsFunc(gaps, func(g framework.Gap) bool { return s.covers(g, n, seen) }) {
 				r.silently++
 			}
 		case got == 1:
@@ -130,14 +130,23 @@ func (s *stage) judge(seen []received, gaps []framework.Gap) row {
 	return r
 }
 
-// covers tells whether the gap owns up to the event.
-func (s *stage) covers(g framework.Gap, n int) bool {
-	switch g.State {
-	case framework.GapKnown:
+// covers tells whether the gap owns up to the event: it names its number, or
+// lies where the event should have come. What tail says of a possible gap has no
+// place, only a time.
+func (s *stage) covers(g framework.Gap, n int, seen []received) bool {
+	switch {
+	case g.State == framework.GapKnown:
 		return lacks(g, n)
-	case framework.GapPossible: // the clocks are the same, but events need their time
+	case g.State != framework.GapPossible:
+		return false
+	case s.alone:
 		at := s.site.at(n)
-		return !at.Before(g.From.Add(-time.Second)) && !at.After(g.To.Add(time.Second))
+		return !at.Before(g.From.Add(-time.Second)) && !at.After(g.To)
+	}
+	for i := 1; i < len(seen); i++ {
+		if seen[i].at.Equal(g.To) && seen[i-1].n < n && n < seen[i].n {
+			return true
+		}
 	}
 	return false
 }

@@ -61,8 +61,9 @@ type Watch struct {
 	events atomic.Uint32 // since the last long pause
 	bursts bursts        // the reader's own
 
-	mu      sync.Mutex // guards timer and stopped, never held while calling out
+	mu      sync.Mutex // guards what follows, never held while calling out
 	timer   *time.Timer
+	due     time.Duration // when the timer goes off, from epoch
 	stopped bool
 }
 
@@ -79,6 +80,7 @@ func New(c Config) *Watch {
 		// The lock keeps check from running before timer is set.
 		w.mu.Lock()
 		w.timer = time.AfterFunc(first, w.check)
+		w.due = time.Since(w.epoch) + first
 		w.mu.Unlock()
 	}
 	return w
@@ -129,8 +131,9 @@ func (w *Watch) adjust() {
 func (w *Watch) hurry() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.timer != nil && !w.stopped {
+	if at := time.Since(w.epoch) + w.period(); w.timer != nil && !w.stopped && at < w.due {
 		w.timer.Reset(w.period())
+		w.due = at
 	}
 }
 
@@ -209,6 +212,7 @@ func (w *Watch) check() {
 		w.stopped = true
 	} else {
 		w.timer.Reset(next)
+		w.due = time.Since(w.epoch) + next
 	}
 	w.mu.Unlock()
 	if kind == 0 {

@@ -146,6 +146,34 @@ func TestALearntLimitGrowsAndShrinksWithTheFeed(t *testing.T) {
 	}
 }
 
+// TestALimitThatShrinksPostponesNothing has the limit of the byte clock shrink
+// with every byte of a line that drips: the other clock runs out all the same.
+func TestALimitThatShrinksPostponesNothing(t *testing.T) {
+	var r Rhythm
+	var last time.Duration
+	kind, at, _ := fired(t, Config{Rhythm: &r, Quiet: 5 * time.Second}, func(w io.Writer, watch *Watch) {
+		for n := range 1500 {
+			pause := 50 * time.Millisecond
+			if n%300 == 100 {
+				pause = 800 * time.Millisecond
+			}
+			time.Sleep(pause)
+			last += pause
+			_, _ = w.Write([]byte("x"))
+			watch.Event()
+		}
+		for range 100 {
+			time.Sleep(time.Second)
+			if _, err := w.Write([]byte("x")); err != nil {
+				return
+			}
+		}
+	})
+	if kind != Quiet || at < last+5*time.Second || at > last+6*time.Second {
+		t.Errorf("fired %v at %v, want Quiet at %v", kind, at, last+5*time.Second)
+	}
+}
+
 func TestAnAlarmIsPartOfThePause(t *testing.T) {
 	r := even()
 	for range 2 {
