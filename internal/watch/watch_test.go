@@ -160,7 +160,7 @@ func TestALimitThatShrinksPostponesNothing(t *testing.T) {
 			time.Sleep(pause)
 			last += pause
 			_, _ = w.Write([]byte("x"))
-			watch.Event()
+			watch.Events(1)
 		}
 		for range 100 {
 			time.Sleep(time.Second)
