@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -367,7 +366,7 @@ func TestFilledEventsCountAgainstTheAllowance(t *testing.T) {
 }
 
 func TestRecordsSayThatTheyWereFilled(t *testing.T) {
-	d := &deliverer{counts: map[string]uint64{}, made: map[string]*atomic.Uint64{}}
+	d := &deliverer{}
 	for _, filled := range []bool{true, false} {
 		d.decode("t/s", &StoredEvent{Data: []byte("x"), Filled: filled}, Position{})
 	}

@@ -98,11 +98,12 @@ type deliverer struct {
 	leastAt  time.Time
 
 	batch   Batch
-	events  []*StoredEvent    // what each record of the batch was made of
-	size    int               // bytes of the batch's payloads
-	counts  map[string]uint64 // records of the batch, by stream
-	pending time.Time         // when the oldest record of the batch came
-	letters []DeadLetter      // of the batch, not yet kept
+	events  []*StoredEvent // what each record of the batch was made of
+	size    int            // bytes of the batch's payloads
+	pending time.Time      // when the oldest record of the batch came
+	letters []DeadLetter   // of the batch, not yet kept
+	making  making         // what emit is about
+	emits   func(Record)   // emit, as decoders are given it
 	// buried are the dead letters since the last commit: a batch that is read
 	// again counts none twice.
 	buried map[Key]struct{}
@@ -115,8 +116,7 @@ type deliverer struct {
 	detached bool
 	stop     context.CancelCauseFunc
 	skipped  uint64
-	made     map[string]*atomic.Uint64 // records made, by stream
-	written  map[string]*atomic.Uint64 // records committed, by stream
+	tallies  map[string]*tally // by stream
 }
 
 const (
@@ -238,10 +238,10 @@ func (d *deliverer) attempt(ctx context.Context) (delivered bool, err error) {
 	}
 	d.journal.Release(d.ID, pos)
 	d.next(pos)
-	for name, n := range d.counts { // of a batch that was never committed
-		d.counter(d.made, name).Add(-n)
+	for _, t := range d.tallies { // of a batch that was never committed
+		t.made.Add(-t.batch)
+		t.batch = 0
 	}
-	d.counts = map[string]uint64{}
 	d.move(pos)
 	d.set("delivering", nil)
 	if first, _ := d.journal.Bounds(d.partition); pos.Seq == 0 && d.floor > 0 && first > d.floor {
@@ -390,10 +390,10 @@ func (d *deliverer) flush(ctx context.Context) error {
 		}
 		break
 	}
-	for name, n := range d.counts {
-		d.counter(d.written, name).Add(n)
+	for _, t := range d.tallies {
+		t.written.Add(t.batch)
+		t.batch = 0
 	}
-	clear(d.counts)
 	d.mu.Lock()
 	d.stats.Records += uint64(len(d.batch.Records))
 	d.stats.Batches++
@@ -405,15 +405,35 @@ func (d *deliverer) flush(ctx context.Context) error {
 	return nil
 }
 
-func (d *deliverer) counter(m map[string]*atomic.Uint64, name string) *atomic.Uint64 {
+// tally is the account of one stream.
+type tally struct {
+	made, written atomic.Uint64 // records made, and committed
+	batch         uint64        // made and not committed
+}
+
+// of is the stream's tally. Only the deliverer's own goroutine makes one.
+func (d *deliverer) of(name string) *tally {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	n := m[name]
-	if n == nil {
-		n = new(atomic.Uint64)
-		m[name] = n
+	t := d.tallies[name]
+	if t == nil {
+		if d.tallies == nil {
+			d.tallies = map[string]*tally{}
+		}
+		t = &tally{}
+		d.tallies[name] = t
 	}
-	return n
+	return t
+}
+
+// account is what the records of a stream have come to.
+func (d *deliverer) account(name string) (made, written uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if t := d.tallies[name]; t != nil {
+		made, written = t.made.Load(), t.written.Load()
+	}
+	return made, written
 }
 
 func (d *deliverer) set(state string, err error) {

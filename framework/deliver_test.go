@@ -188,7 +188,6 @@ func newDeliverer(j Journal, s Sink, c SinkConfig) *deliverer {
 	}
 	return &deliverer{
 		SinkConfig: c, journal: j, drain: make(chan struct{}), log: slog.New(slog.DiscardHandler),
-		made: map[string]*atomic.Uint64{}, written: map[string]*atomic.Uint64{},
 	}
 }
 

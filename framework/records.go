@@ -48,7 +48,7 @@ func (d *deliverer) decode(name string, ev *StoredEvent, at Position) {
 				rec.Reason = err.Error()
 				d.deadLetter(name)
 			}
-			d.add(rec, ev)
+			d.batch.Records, d.events = append(d.batch.Records, rec), append(d.events, ev)
 		}
 		made = len(d.batch.Records) - before
 	} else if err != nil {
@@ -59,12 +59,9 @@ func (d *deliverer) decode(name string, ev *StoredEvent, at Position) {
 	for i := range d.batch.Records[before:] {
 		d.size += len(d.batch.Records[before+i].Data)
 	}
-	d.counts[name] += uint64(made)
-	d.counter(d.made, name).Add(uint64(made))
-}
-
-func (d *deliverer) add(rec Record, ev *StoredEvent) {
-	d.batch.Records, d.events = append(d.batch.Records, rec), append(d.events, ev)
+	t := d.making.tally
+	t.batch += uint64(made)
+	t.made.Add(uint64(made))
 }
 
 // undo takes back the records of the batch from n on.
@@ -73,42 +70,75 @@ func (d *deliverer) undo(n int) {
 	d.batch.Records, d.events = d.batch.Records[:n], d.events[:n]
 }
 
+// making is the event whose records are being made.
+type making struct {
+	name   string
+	tally  *tally // of the stream
+	ev     *StoredEvent
+	at     Position
+	made   int // with those that the sink does not want
+	failed []error
+}
+
 // records appends the event's records to the batch, as far as they go before
 // an error. It returns how many there are, with those that the sink does not
 // want: they count as delivered to it.
 func (d *deliverer) records(name string, ev *StoredEvent, at Position) (made int, err error) {
-	var failed []error
-	emit := func(rec Record) {
-		made++
-		if ev.Again != nil && ev.Again.Record != 0 && ev.Again.Record != made {
-			return // it has got this one
-		}
-		rec.Key = Key{Position: at, Record: made}
-		rec.Stream, rec.ID, rec.Cursor, rec.Filled, rec.Again = name, ev.ID, ev.Cursor, ev.Filled, ev.Again
-		if rec.Type == "" {
-			rec.Type = ev.Type
-		}
-		if rec.Time.IsZero() {
-			rec.Time = ev.Time
-		}
-		if d.Where != nil {
-			if ok, err := d.Where(&rec); err != nil {
-				failed = append(failed, err)
-				return
-			} else if !ok {
-				return
-			}
-		}
-		d.layout.place(&rec)
-		d.add(rec, ev)
+	m := &d.making
+	if m.name != name || m.tally == nil {
+		m.name, m.tally = name, d.of(name)
 	}
-	dec := d.decoders[name]
-	if dec == nil {
-		emit(Record{Data: ev.Data})
-	} else if err := dec.Decode(name, ev.event(), emit); err != nil {
-		return made, err
+	m.ev, m.at, m.made, m.failed = ev, at, 0, nil
+	if dec := d.decoders[name]; dec == nil {
+		d.emit(Record{Data: ev.Data})
+	} else {
+		if d.emits == nil {
+			d.emits = d.emit // once, and not for each event
+		}
+		err = dec.Decode(name, ev.event(), d.emits)
 	}
-	return made, errors.Join(failed...)
+	if err == nil && m.failed != nil {
+		err = errors.Join(m.failed...)
+	}
+	return m.made, err
+}
+
+// emit takes a record of the event at hand.
+func (d *deliverer) emit(rec Record) {
+	m := &d.making
+	m.made++
+	ev := m.ev
+	if ev.Again != nil && ev.Again.Record != 0 && ev.Again.Record != m.made {
+		return // it has got this one
+	}
+	d.batch.Records, d.events = append(d.batch.Records, rec), append(d.events, ev)
+	d.complete(&d.batch.Records[len(d.batch.Records)-1])
+}
+
+// complete gives the last record of the batch what it has of its event, and
+// takes it back where the sink does not want it.
+func (d *deliverer) complete(rec *Record) {
+	m := &d.making
+	ev := m.ev
+	rec.Key = Key{Position: m.at, Record: m.made}
+	rec.Stream, rec.ID, rec.Cursor, rec.Filled, rec.Again = m.name, ev.ID, ev.Cursor, ev.Filled, ev.Again
+	if rec.Type == "" {
+		rec.Type = ev.Type
+	}
+	if rec.Time.IsZero() {
+		rec.Time = ev.Time
+	}
+	if d.Where != nil {
+		ok, err := d.Where(rec)
+		if err != nil {
+			m.failed = append(m.failed, err)
+		}
+		if !ok || err != nil {
+			d.undo(len(d.batch.Records) - 1)
+			return
+		}
+	}
+	d.layout.place(rec)
 }
 
 // bury makes an event a dead letter, which is kept before the batch is
@@ -162,7 +192,7 @@ func (d *deliverer) drop(bad *RecordError) bool {
 	for i := range d.batch.Records {
 		if rec := &d.batch.Records[i]; rec.Key == bad.Key {
 			d.bury(rec.Stream, d.events[i], rec.Key, bad.Err)
-			d.counts[rec.Stream]--
+			d.of(rec.Stream).batch--
 			d.batch.Records, d.events = slices.Delete(d.batch.Records, i, i+1), slices.Delete(d.events, i, i+1)
 			return true
 		}

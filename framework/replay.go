@@ -6,7 +6,6 @@ import (
 	"iter"
 	"log/slog"
 	"slices"
-	"sync/atomic"
 	"time"
 )
 
@@ -55,7 +54,6 @@ func (r *Replay) Run(ctx context.Context) (SinkStats, error) {
 			SinkConfig: r.Sink, partition: part.Partition, only: r.Only, patience: r.Patience, begin: part.After, drain: over,
 			journal:  &boundedJournal{r.Journal, part.Last},
 			decoders: decoders, layout: lay, log: r.Log,
-			made: map[string]*atomic.Uint64{}, written: map[string]*atomic.Uint64{},
 		}
 		d.stats.ID = r.Sink.ID
 		err := d.run(ctx)

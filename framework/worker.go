@@ -233,7 +233,6 @@ func (w *Worker) prepare(ctx context.Context) error {
 			d := &deliverer{
 				SinkConfig: c, journal: w.config.Journal, partition: p,
 				decoders: decoders, layout: layout, streams: stats, dead: w.config.DeadLetters, judged: judged, log: w.config.Log,
-				made: map[string]*atomic.Uint64{}, written: map[string]*atomic.Uint64{},
 			}
 			if _, last := w.config.Journal.Bounds(p); c.Latest {
 				d.begin = last
@@ -350,7 +349,7 @@ func (w *Worker) Stats() Stats {
 			if d.Refused || !d.Wants(r.Name) || d.partition != w.config.Journal.Partition(r.Name) {
 				continue
 			}
-			made, written := d.counter(d.made, r.Name).Load(), d.counter(d.written, r.Name).Load()
+			made, written := d.account(r.Name)
 			s.Records = max(s.Records, made)
 			if first {
 				s.Delivered = written

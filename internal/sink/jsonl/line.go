@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"time"
 	"unicode/utf8"
 
@@ -17,14 +18,16 @@ import (
 // members, so that none is taken for another: data when it is JSON, as it
 // arrived (numbers keep their digits; only line breaks between its parts are
 // left out), else text, else base64 when it is not UTF-8 either.
-func appendLine(b []byte, r *framework.Record, c *clock) ([]byte, error) {
-	if err := c.set(r.Time); err != nil {
+func appendLine(b []byte, r *framework.Record, c *common) ([]byte, error) {
+	if err := c.setTime(r.Time); err != nil {
 		return b, &framework.RecordError{Key: r.Key, Err: err}
 	}
-	b = append(b, `{"key":"`...)
-	b = r.Key.Append(b) // letters, digits and slashes
-	b = append(b, `","stream":`...)
-	b = appendString(b, sink.Text(r.Stream))
+	c.setPlace(r)
+	b = append(b, c.place...)
+	b = strconv.AppendInt(b, int64(r.Key.Event), 10)
+	b = append(b, '/')
+	b = strconv.AppendInt(b, int64(r.Key.Record), 10)
+	b = append(b, c.stream...)
 	if r.ID != "" {
 		b = append(b, `,"id":`...)
 		b = appendString(b, sink.Text(r.ID))
@@ -32,32 +35,51 @@ func appendLine(b []byte, r *framework.Record, c *clock) ([]byte, error) {
 	b = append(b, `,"type":`...)
 	b = appendString(b, sink.Text(r.Type))
 	b = append(b, `,"time":"`...)
-	b = c.append(b, r.Time.Nanosecond())
+	b = c.appendTime(b, r.Time.Nanosecond())
 	return appendPayload(append(b, '"'), r.Data), nil
 }
 
-// clock remembers the text of the last second: the records of a batch share
-// few.
-type clock struct {
+// common is the text that one record shares with the next, as most do.
+type common struct {
 	second int64
-	text   []byte // up to the second's point; empty for none
+	time   []byte // up to the second's point; empty for none
+
+	position framework.Position // of the chunk
+	place    []byte             // the line up to the event's ordinal; empty for none
+	name     string
+	stream   []byte // from the end of the key to that of the stream; empty for none
 }
 
-func (c *clock) set(t time.Time) error {
-	if len(c.text) > 0 && t.Unix() == c.second {
+// setPlace makes place and stream those of the record.
+func (c *common) setPlace(r *framework.Record) {
+	chunk := r.Key.Position
+	chunk.Event = 0
+	if len(c.place) == 0 || c.position != chunk {
+		// Letters, digits and slashes, of which the last two ordinals go.
+		b := framework.Key{Position: chunk}.Append(append(c.place[:0], `{"key":"`...))
+		c.position, c.place = chunk, b[:len(b)-len("0/0")]
+	}
+	if len(c.stream) == 0 || c.name != r.Stream {
+		c.name, c.stream = r.Stream, appendString(append(c.stream[:0], `","stream":`...), sink.Text(r.Stream))
+	}
+}
+
+// setTime makes time that of the record.
+func (c *common) setTime(t time.Time) error {
+	if len(c.time) > 0 && t.Unix() == c.second {
 		return nil
 	}
 	u := t.UTC()
 	if y := u.Year(); y < 0 || y > 9999 {
 		return fmt.Errorf("its time is in the year %d: RFC 3339 ends at 9999", y)
 	}
-	c.second, c.text = t.Unix(), u.AppendFormat(c.text[:0], "2006-01-02T15:04:05.")
+	c.second, c.time = t.Unix(), u.AppendFormat(c.time[:0], "2006-01-02T15:04:05.")
 	return nil
 }
 
-// append appends the second that was set with nine decimals.
-func (c *clock) append(b []byte, ns int) []byte {
-	b = append(b, c.text...)
+// appendTime appends the second that was set with nine decimals.
+func (c *common) appendTime(b []byte, ns int) []byte {
+	b = append(b, c.time...)
 	for unit := 100_000_000; unit > 0; unit /= 10 {
 		b = append(b, byte('0'+ns/unit%10))
 	}

@@ -70,7 +70,7 @@ type Sink struct {
 	zstd      *zstd.Encoder
 	file      *os.File // the newest one; nil before the first Write
 	buf, zbuf []byte   // of the last batch, kept for the next
-	clock     clock
+	common    common
 }
 
 // New checks the configuration and touches nothing.

@@ -419,7 +419,7 @@ func FuzzLine(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name string, data []byte) {
 		r := record(1)
 		r.ID, r.Type, r.Stream, r.Data = name, name, "demo/x", data
-		b, err := appendLine(nil, &r, &clock{})
+		b, err := appendLine(nil, &r, &common{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -81,7 +81,7 @@ func (s *Sink) append(p *progress, records []framework.Record) error {
 func (s *Sink) encode(records []framework.Record) (lines []byte, err error) {
 	lines = s.buf[:0]
 	for i := range records {
-		if lines, err = appendLine(lines, &records[i], &s.clock); err != nil {
+		if lines, err = appendLine(lines, &records[i], &s.common); err != nil {
 			return nil, err
 		}
 	}
