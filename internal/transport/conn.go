@@ -22,7 +22,8 @@ const (
 	streamWindow = 1 << 20
 	connWindow   = 16 << 20
 	// What a connection takes until its site has said more (RFC 9113, section
-	// 6.5.2): of streams, many.
+	// 6.5.2): of streams, many. (Or as many as the one before, where there was
+	// one: what is refused has to be sent again.)
 	firstStreams, manyStreams = 100, 1000
 	firstWindow               = 1<<16 - 1
 	firstFrame                = 1 << 14
@@ -33,6 +34,9 @@ var (
 	errMute      = errors.New("the HTTP/2 connection is dead: a ping was not answered")
 	errUnwanted  = errors.New("the HTTP/2 connection is not wanted any more")
 	errAbandoned = errors.New("the HTTP/2 connection has gone silent")
+	errGoing     = errors.New("the site has announced that it closes the HTTP/2 connection")
+	errSpent     = errors.New("the HTTP/2 connection has carried as many requests as it can")
+	errNone      = errors.New("the site takes no requests over HTTP/2: its MAX_CONCURRENT_STREAMS is 0")
 )
 
 // conn is one HTTP/2 connection (RFC 9113). One goroutine reads its frames;
@@ -77,7 +81,7 @@ type conn struct {
 func newConn(nc net.Conn, t *Transport, to origin) (*conn, error) {
 	c := &conn{
 		Conn: nc, t: t, to: to, streams: map[uint32]*stream{}, next: 1,
-		most: firstStreams, window: firstWindow, initial: firstWindow, frame: firstFrame,
+		most: t.limit(to), window: firstWindow, initial: firstWindow, frame: firstFrame,
 	}
 	c.leaving, c.leave = context.WithCancel(context.Background())
 	c.moved = sync.NewCond(&c.mu)
@@ -152,8 +156,22 @@ func (c *conn) free() bool {
 	return c.takes()
 }
 
-func (c *conn) takes() bool {
-	return c.err == nil && !c.going && uint32(len(c.streams)) < c.most && c.next < 1<<31-1
+func (c *conn) takes() bool { return c.never() == nil && uint32(len(c.streams)) < c.most }
+
+// never is why the connection takes no request any more, also when those that
+// it carries have ended. It runs under c.mu.
+func (c *conn) never() error {
+	switch {
+	case c.err != nil:
+		return c.err
+	case c.going:
+		return errGoing
+	case c.next >= 1<<31-1:
+		return errSpent
+	case c.most == 0:
+		return errNone
+	}
+	return nil
 }
 
 // closeIdle closes the connection as soon as it carries nothing.
@@ -166,12 +184,7 @@ func (c *conn) closeIdle() {
 
 // rest closes a connection that carries nothing and is not to be kept.
 func (c *conn) rest() {
-	c.mu.Lock()
-	over := len(c.streams) == 0 && (c.closing || c.going)
-	c.mu.Unlock()
-	if over {
-		c.fail(errUnwanted)
-	}
+	c.failIf(errUnwanted, func() bool { return len(c.streams) == 0 && (c.closing || c.going) })
 }
 
 // idle closes a connection that has carried nothing for idleTimeout.
@@ -215,9 +228,13 @@ func (c *conn) check() {
 }
 
 // fail ends the connection and all that it carries.
-func (c *conn) fail(err error) {
+func (c *conn) fail(err error) { c.failIf(err, func() bool { return true }) }
+
+// failIf does so if a condition holds, which is asked under c.mu: no request
+// can begin between the two.
+func (c *conn) failIf(err error, cond func() bool) {
 	c.mu.Lock()
-	if c.err != nil {
+	if c.err != nil || !cond() {
 		c.mu.Unlock()
 		return
 	}
@@ -390,8 +407,9 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 		return nil
 	})
 	c.moved.Broadcast()
+	most := c.most
 	c.mu.Unlock()
-	c.t.again()
+	c.t.learn(c.to, most)
 	if err != nil {
 		return err
 	}

@@ -124,13 +124,48 @@ func originOf(u *url.URL) (origin, error) {
 	return to, nil
 }
 
-// connection chooses one that takes a request, or makes it. While it is being
-// made another one may become free, or turn out to carry any number of requests.
+// connection chooses one that takes a request, or makes it. Where many requests
+// wait for an origin that speaks HTTP/2, one of them makes it for all.
 func (t *Transport) connection(ctx context.Context, to origin) (http.RoundTripper, error) {
-	c, news := t.free(to)
-	if c != nil {
-		return c, nil
+	for {
+		c, news := t.free(to)
+		if c != nil {
+			return c, nil
+		}
+		if made := t.begin(to); made != nil {
+			return t.make(ctx, to, news, made)
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
+}
+
+// begin gives leave to make a connection now; nil where another one is being
+// made that may do. made lets the next one try.
+func (t *Transport) begin(to origin) (made func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, many := t.limits[to]; !many {
+		return func() {}
+	}
+	if t.dialing[to] {
+		return nil
+	}
+	t.dialing[to] = true
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.dialing, to)
+		t.announce()
+	}
+}
+
+// make makes a connection. Meanwhile another one may become free, or turn out
+// to carry any number of requests.
+func (t *Transport) make(ctx context.Context, to origin, news <-chan struct{}, made func()) (http.RoundTripper, error) {
 	type result struct {
 		c   http.RoundTripper
 		err error
@@ -140,6 +175,7 @@ func (t *Transport) connection(ctx context.Context, to origin) (http.RoundTrippe
 	defer cancel()
 	go func() {
 		c, err := t.dial(dial, to)
+		made()
 		dialled <- result{c, err}
 	}()
 	for {
@@ -148,6 +184,7 @@ func (t *Transport) connection(ctx context.Context, to origin) (http.RoundTrippe
 			return r.c, r.err
 		case <-news:
 		}
+		var c http.RoundTripper
 		if c, news = t.free(to); c != nil {
 			cancel()
 			go func() {
@@ -182,6 +219,9 @@ func (t *Transport) dial(ctx context.Context, to origin) (http.RoundTripper, err
 	if tc.ConnectionState().NegotiatedProtocol == "h2" {
 		return t.upgrade(to, tc)
 	}
+	t.mu.Lock()
+	delete(t.limits, to) // it has changed its mind
+	t.mu.Unlock()
 	return newSingle(tc, t, to), nil
 }
 
@@ -244,11 +284,16 @@ func (t *Transport) announce() {
 // keep has a connection rest that has carried its answer to the end: one for
 // each origin.
 func (t *Transport) keep(s *single) {
+	if !t.rests(s) {
+		s.Close() // may wait for a site that does not read
+	}
+}
+
+func (t *Transport) rests(s *single) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.close || t.idle[s.to] != nil || s.SetReadDeadline(time.Now().Add(idleTimeout)) != nil {
-		s.Close()
-		return
+		return false
 	}
 	if t.idle == nil {
 		t.idle = map[origin]*single{}
@@ -258,6 +303,7 @@ func (t *Transport) keep(s *single) {
 	s.rested = make(chan error, 1)
 	go s.rest()
 	t.announce()
+	return true
 }
 
 // tired closes a connection that has rested for too long or was closed by the

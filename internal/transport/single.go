@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -21,6 +22,9 @@ const (
 	// maxInterim is how many answers may come ahead of the one asked for
 	// (RFC 9110, section 15.2).
 	maxInterim = 5
+	// uploadGrace is how long the end of a request may take after that of its
+	// answer for the connection to be used again.
+	uploadGrace = 50 * time.Millisecond
 )
 
 var errLongHead = fmt.Errorf("the head of the answer is longer than %d bytes", maxHead)
@@ -67,8 +71,11 @@ type stale struct{ error }
 func (s *single) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	b := &singleBody{s: s, ctx: ctx}
+	if hasBody(req) {
+		b.body = req.Body
+	}
 	if ctx.Done() != nil {
-		b.stop = context.AfterFunc(ctx, func() { s.Close() })
+		b.stop = context.AfterFunc(ctx, func() { b.close() })
 	}
 	resp, err := s.exchange(req, b)
 	if err != nil {
@@ -95,28 +102,32 @@ func (s *single) RoundTrip(req *http.Request) (*http.Response, error) {
 func (s *single) exchange(req *http.Request, b *singleBody) (*http.Response, error) {
 	again := s.used
 	s.used, s.head = true, maxHead
-	w := sender{w: s.Conn}
-	if err := req.Write(&w); err != nil && w.err == nil { // it closes the request's body
-		return nil, err // the body's own
+	up := &upload{s: s, over: make(chan struct{})}
+	if b.body != nil {
+		// Beside reading: the site may answer before the end, and wait for its
+		// answer to be read before it takes the rest.
+		b.up = up
+		go up.send(req)
+	} else {
+		up.send(req)
 	}
-	if limit := s.t.options.HeaderTimeout; limit > 0 {
-		_ = s.SetReadDeadline(time.Now().Add(limit)) // why it could not shows when reading
-	}
+	b.again = b.up != nil || up.err == nil
 	if _, err := s.r.Peek(1); err != nil {
+		own, wire := up.failed()
 		switch {
+		case own != nil:
+			err = own
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			err = fmt.Errorf("the head of the answer has not come within %v: %w", s.t.options.HeaderTimeout, err)
 		case again:
 			return nil, stale{err}
-		case w.err != nil:
-			err = w.err
+		case wire != nil:
+			err = wire
 		case errors.Is(err, io.EOF):
 			err = fmt.Errorf("the site closed the connection without an answer: %w", err)
 		}
 		return nil, err
 	}
-	// A site that does not want the whole request may answer before its end.
-	b.again = w.err == nil
 	for range maxInterim + 1 {
 		resp, err := http.ReadResponse(s.r, &http.Request{Method: req.Method})
 		if err != nil {
@@ -126,28 +137,82 @@ func (s *single) exchange(req *http.Request, b *singleBody) (*http.Response, err
 			continue
 		}
 		s.head = -1
-		_ = s.SetReadDeadline(time.Time{})
+		up.answered()
 		return resp, nil
 	}
 	return nil, fmt.Errorf("the site sent more than %d interim answers", maxInterim)
 }
 
-// sender remembers why it could not write: a request may fail by its own body,
-// too.
-type sender struct {
-	w   io.Writer
-	err error
+// upload is a request on its way.
+type upload struct {
+	s    *single
+	wire error // why it could not be written; of send
+	over chan struct{}
+	err  error // why it is over; set before
+
+	mu     sync.Mutex
+	headed bool // the answer's head has come
 }
 
-func (s *sender) Write(p []byte) (n int, err error) {
-	n, s.err = s.w.Write(p)
-	return n, s.err
+// Write implements io.Writer. It remembers why it could not: a request may fail
+// by its own body, too.
+func (u *upload) Write(p []byte) (n int, err error) {
+	n, u.wire = u.s.Conn.Write(p)
+	return n, u.wire
+}
+
+// send sends the request. From its end on the answer is waited for.
+func (u *upload) send(req *http.Request) {
+	u.err = req.Write(u) // it closes the request's body
+	close(u.over)
+	if u.err != nil && u.wire == nil {
+		u.s.Close() // what has begun cannot be ended
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if limit := u.s.t.options.HeaderTimeout; limit > 0 && !u.headed {
+		_ = u.s.SetReadDeadline(time.Now().Add(limit)) // why it could not shows when reading
+	}
+}
+
+// answered ends the wait for the head of the answer.
+func (u *upload) answered() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.headed = true
+	_ = u.s.SetReadDeadline(time.Time{})
+}
+
+// failed is why the request could not be sent: by its own body, or on the wire.
+func (u *upload) failed() (own, wire error) {
+	select {
+	case <-u.over:
+	default:
+		return nil, nil
+	}
+	if u.wire == nil {
+		return u.err, nil
+	}
+	return nil, u.wire
+}
+
+// whole tells whether all of the request was sent. Its end and that of the
+// answer may meet.
+func (u *upload) whole() bool {
+	select {
+	case <-u.over:
+	case <-time.After(uploadGrace):
+		return false
+	}
+	return u.err == nil
 }
 
 // singleBody is the body of an answer over HTTP/1.1.
 type singleBody struct {
 	r     io.Reader
 	s     *single
+	body  io.Closer // the request's; nil for none
+	up    *upload   // of the body; nil for none
 	ctx   context.Context
 	stop  func() bool // calls off what ctx does; nil where it does nothing
 	again bool        // the connection may be used again after the body's end
@@ -180,11 +245,21 @@ func (b *singleBody) over(err error) {
 		return
 	}
 	alive := b.stop == nil || b.stop()
-	if alive && err == io.EOF && b.again {
+	if alive && err == io.EOF && b.again && (b.up == nil || b.up.whole()) {
 		b.s.t.keep(b.s)
 		return
 	}
-	b.s.Close()
+	b.close()
+}
+
+// close closes the connection, and the request's body, for which its sender
+// may wait.
+func (b *singleBody) close() error {
+	err := b.s.Close()
+	if b.body != nil {
+		b.body.Close()
+	}
+	return err
 }
 
 // Close implements io.Closer. It may be called while Read blocks. The rest of
@@ -196,7 +271,7 @@ func (b *singleBody) Close() error {
 	if b.stop != nil {
 		b.stop()
 	}
-	return b.s.Close()
+	return b.close()
 }
 
 // rest waits until somebody wants the connection, the site closes it or says

@@ -27,7 +27,7 @@ type stream struct {
 	mu     sync.Mutex
 	moved  sync.Cond      // of mu: something of the following has changed
 	answer *http.Response // until RoundTrip has returned it
-	bare   bool           // the answer has no body, whatever its head says
+	bare   bool           // the answer has no body, whatever its head says: to HEAD
 	headed bool           // the answer's head has come
 	early  int            // interim answers
 	left   int64          // what Content-Length promises; -1 where it does not
@@ -37,6 +37,7 @@ type stream struct {
 	read   int            // what was read since the site was told
 	err    error          // io.EOF at the good end, after what is not read yet
 	stop   func() bool    // calls off what the request's context does; nil where it does nothing
+	body   io.Closer      // the request's, while it is sent
 }
 
 // chunk is a piece of an answer that waits to be read. Idle streams have none.
@@ -105,22 +106,32 @@ func (c *conn) RoundTrip(req *http.Request) (*http.Response, error) {
 		stop := context.AfterFunc(ctx, func() { s.abort(context.Cause(ctx), http2.ErrCodeCancel) })
 		s.mu.Lock()
 		s.stop = stop
+		over := s.err != nil // before it could be called off
 		s.mu.Unlock()
+		if over {
+			stop()
+		}
 	}
-	if hasBody(req) {
-		go s.send(req)
-	} else if req.Body != nil {
-		req.Body.Close()
-	}
+	sent := func() {}
 	if limit := c.t.options.HeaderTimeout; limit > 0 {
-		defer time.AfterFunc(limit, func() {
+		late := time.AfterFunc(limit, func() {
 			s.mu.Lock()
-			late := !s.headed
+			headed := s.headed
 			s.mu.Unlock()
-			if late {
+			if !headed {
 				s.abort(fmt.Errorf("the head of the answer has not come within %v: %w", limit, os.ErrDeadlineExceeded), http2.ErrCodeCancel)
 			}
-		}).Stop()
+		})
+		defer late.Stop()
+		if hasBody(req) { // from its end on
+			late.Stop()
+			sent = func() { late.Reset(limit) }
+		}
+	}
+	if hasBody(req) {
+		go s.send(req, sent)
+	} else if req.Body != nil {
+		req.Body.Close()
 	}
 	s.mu.Lock()
 	for !s.headed && s.err == nil {
@@ -154,10 +165,13 @@ func (c *conn) open(req *http.Request) (*stream, error) {
 	c.mu.Lock()
 	if !c.takes() {
 		defer c.mu.Unlock()
-		return nil, full{c.err}
+		return nil, full{c.never()}
 	}
 	s := &stream{c: c, id: c.next, window: c.initial, room: streamWindow, left: -1, bare: req.Method == http.MethodHead}
 	s.moved.L = &s.mu
+	if hasBody(req) {
+		s.body = req.Body
+	}
 	c.next += 2
 	c.streams[s.id] = s
 	c.unused.Stop()
@@ -235,30 +249,52 @@ func (c *conn) encode(req *http.Request) {
 	}
 }
 
-// send sends the body of a request as the site's windows allow.
-func (s *stream) send(req *http.Request) {
-	defer req.Body.Close()
+// send sends the body of a request as the site's windows allow, and calls sent
+// when it has. The end of the stream closes the body, for which it may wait.
+func (s *stream) send(req *http.Request, sent func()) {
+	defer func() {
+		req.Body.Close()
+		s.mu.Lock()
+		s.body = nil
+		s.mu.Unlock()
+	}()
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := req.Body.Read(buf)
 		if err != nil && err != io.EOF {
 			s.abort(err, http2.ErrCodeCancel)
+			s.cut()
 			return
 		}
 		end := err == io.EOF
 		for rest := buf[:n]; len(rest) > 0 || end; {
 			size, ok := s.allowed(len(rest))
-			if !ok { // the answer has ended: the site need not wait for the rest
-				_ = s.c.write(func(f *http2.Framer) error { return f.WriteRSTStream(s.id, http2.ErrCodeNo) }) // its failure ends the connection
+			if !ok {
+				s.cut()
 				return
 			}
 			part := rest[:size]
 			rest = rest[size:]
 			last := end && len(rest) == 0
-			if s.c.write(func(f *http2.Framer) error { return f.WriteData(s.id, last, part) }) != nil || last {
+			if s.c.write(func(f *http2.Framer) error { return f.WriteData(s.id, last, part) }) != nil {
+				return
+			}
+			if last {
+				sent()
 				return
 			}
 		}
+	}
+}
+
+// cut tells a site that has given its whole answer not to wait for the rest of
+// the request. Otherwise it knows: the stream was reset.
+func (s *stream) cut() {
+	s.mu.Lock()
+	whole := s.err == io.EOF
+	s.mu.Unlock()
+	if whole {
+		_ = s.c.write(func(f *http2.Framer) error { return f.WriteRSTStream(s.id, http2.ErrCodeNo) }) // its failure ends the connection
 	}
 }
 
@@ -293,7 +329,7 @@ func (s *stream) headers(f *http2.MetaHeadersFrame) error {
 	headed := s.headed
 	s.mu.Unlock()
 	if headed {
-		if !f.StreamEnded() {
+		if !f.StreamEnded() || len(f.PseudoFields()) > 0 {
 			return wrong
 		}
 		return s.finish()
@@ -317,10 +353,12 @@ func (s *stream) headers(f *http2.MetaHeadersFrame) error {
 	}
 	if n, err := strconv.ParseInt(resp.Header.Get("Content-Length"), 10, 64); err == nil && n >= 0 {
 		resp.ContentLength = n
+	} else if f.StreamEnded() && !s.bare {
+		resp.ContentLength = 0
 	}
 	s.mu.Lock()
-	if !s.bare {
-		s.left = resp.ContentLength
+	if s.left = resp.ContentLength; s.bare || status == http.StatusNoContent || status == http.StatusNotModified {
+		s.left = 0
 	}
 	s.answer, s.headed = resp, true
 	s.moved.Broadcast()
@@ -388,33 +426,33 @@ func (s *stream) reset(code http2.ErrCode) {
 	s.c.forget(s)
 }
 
-// end notes how the stream has ended.
-func (s *stream) end(err error) {
+// end notes how the stream has ended. It tells whether it had not before.
+func (s *stream) end(err error) (first bool) {
 	s.mu.Lock()
-	if s.err == nil {
+	if first = s.err == nil; first {
 		s.err = err
 	}
-	stop := s.stop
+	stop, body := s.stop, s.body
+	s.body = nil
 	s.moved.Broadcast()
 	s.mu.Unlock()
 	if stop != nil {
 		stop()
 	}
+	if body != nil {
+		body.Close()
+	}
+	return first
 }
 
-// abort ends the stream and tells the site.
+// abort ends the stream, unless it has ended, and tells the site.
 func (s *stream) abort(err error, code http2.ErrCode) {
-	s.end(err)
-	c := s.c
-	c.mu.Lock()
-	open := c.streams[s.id] == s
-	c.mu.Unlock()
-	if !open {
+	if !s.end(err) {
 		return
 	}
 	go func() { // the site may not read
-		_ = c.write(func(f *http2.Framer) error { return f.WriteRSTStream(s.id, code) }) // its failure ends the connection
-		c.forget(s)
+		_ = s.c.write(func(f *http2.Framer) error { return f.WriteRSTStream(s.id, code) }) // its failure ends the connection
+		s.c.forget(s)
 	}()
 }
 

@@ -51,11 +51,13 @@ type Transport struct {
 
 	pingAfter, pingTimeout time.Duration
 
-	mu    sync.Mutex
-	conns map[*conn]bool     // the open HTTP/2 connections
-	idle  map[origin]*single // resting HTTP/1.1 connections
-	close bool               // connections are closed rather than kept, until one is wanted again
-	news  chan struct{}      // closed when there is another connection to choose; nil when nobody waits
+	mu      sync.Mutex
+	conns   map[*conn]bool     // the open HTTP/2 connections
+	limits  map[origin]uint32  // who speaks HTTP/2, and how many requests a connection takes
+	dialing map[origin]bool    // to which of them a connection is being made
+	idle    map[origin]*single // resting HTTP/1.1 connections
+	close   bool               // connections are closed rather than kept, until one is wanted again
+	news    chan struct{}      // closed when there is another connection to choose; nil when nobody waits
 }
 
 // origin is whom a connection leads to.
@@ -66,7 +68,10 @@ type origin struct {
 
 // New returns a Transport without connections.
 func New(o Options) *Transport {
-	return &Transport{options: o, pingAfter: pingAfter, pingTimeout: pingTimeout}
+	return &Transport{
+		options: o, pingAfter: pingAfter, pingTimeout: pingTimeout,
+		limits: map[origin]uint32{}, dialing: map[origin]bool{},
+	}
 }
 
 // upgrade takes over a TLS connection on which HTTP/2 was agreed.
@@ -91,9 +96,31 @@ func (t *Transport) upgrade(to origin, tc *tls.Conn) (*conn, error) {
 			t.conns = map[*conn]bool{}
 		}
 		t.conns[c] = true
+		if _, known := t.limits[to]; !known {
+			t.limits[to] = firstStreams
+		}
 		t.announce()
 	}
 	return c, nil
+}
+
+// limit is how many requests a connection takes before its site has said so.
+func (t *Transport) limit(to origin) uint32 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := t.limits[to]; n > 0 {
+		return n
+	}
+	return firstStreams
+}
+
+// learn takes that an origin speaks HTTP/2, and how many requests its
+// connections take.
+func (t *Transport) learn(to origin, most uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.limits[to] = most
+	t.announce()
 }
 
 func (t *Transport) shared(to origin) *conn {
@@ -128,14 +155,16 @@ var errLocation = errors.New("the site answered with a redirect whose address ca
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Header.Get("Accept-Encoding") == "" && req.Header.Get("Range") == "" {
 		req = req.WithContext(req.Context()) // a copy, of which the headers are ours
-		req.Header = req.Header.Clone()
+		if req.Header = req.Header.Clone(); req.Header == nil {
+			req.Header = http.Header{}
+		}
 		req.Header.Set("Accept-Encoding", AcceptEncoding)
 	}
 	resp, err := t.send(req)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := url.Parse(resp.Header.Get("Location")); err != nil {
+	if _, err := url.Parse(resp.Header.Get("Location")); err != nil && resp.StatusCode/100 == 3 {
 		resp.Body.Close()
 		return nil, errLocation
 	}
