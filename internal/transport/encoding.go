@@ -52,7 +52,7 @@ func decode(r io.Reader, encodings []string) (io.Reader, error) {
 		case "deflate":
 			open = openDeflate
 		case "br":
-			open = func(r io.Reader) (io.Reader, error) { return brotli.NewReader(r), nil }
+			open = openBrotli
 		case "zstd":
 			open = openZstd
 		default:
@@ -84,6 +84,16 @@ func (d *decoded) Read(p []byte) (n int, err error) {
 		return n, d.err
 	}
 	return n, fmt.Errorf("content encoding %s: %w", d.name, d.err)
+}
+
+// openBrotli reads nothing as nothing, as the others do: an answer without a
+// body, such as 304, may name its encoding.
+func openBrotli(r io.Reader) (io.Reader, error) {
+	b := bufio.NewReaderSize(r, 16)
+	if _, err := b.Peek(1); err != nil {
+		return nil, err
+	}
+	return brotli.NewReader(b), nil
 }
 
 // openDeflate reads zlib, which is what the name stands for, or bare deflate,

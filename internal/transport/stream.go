@@ -165,6 +165,9 @@ func (c *conn) open(req *http.Request) (*stream, error) {
 	c.mu.Lock()
 	if !c.takes() {
 		defer c.mu.Unlock()
+		if c.err == errUnwanted { // by us: another one will do
+			return nil, full{}
+		}
 		return nil, full{c.never()}
 	}
 	s := &stream{c: c, id: c.next, window: c.initial, room: streamWindow, left: -1, bare: req.Method == http.MethodHead}
