@@ -18,8 +18,12 @@ import (
 
 const (
 	// streamWindow is how many bytes the site may send of an answer before
-	// they are read, connWindow of all those of a connection.
-	streamWindow = 1 << 20
+	// they are read, and wideWindow where they are read so fast that it would
+	// have to wait: what is read at windowRate or faster. connWindow is for all
+	// the answers of a connection.
+	streamWindow = 64 << 10
+	wideWindow   = 1 << 20
+	windowRate   = time.Second // for a whole window
 	connWindow   = 16 << 20
 	// What a connection takes until its site has said more (RFC 9113, section
 	// 6.5.2): of streams, many. (Or as many as the one before, where there was

@@ -34,7 +34,9 @@ type stream struct {
 	first  *chunk         // what is not read yet; nil for nothing
 	last   *chunk         // where more goes
 	room   int            // what the site may still send
+	wide   int            // what it may send ahead of the reader
 	read   int            // what was read since the site was told
+	told   int64          // when it was, or the head came
 	err    error          // io.EOF at the good end, after what is not read yet
 	stop   func() bool    // calls off what the request's context does; nil where it does nothing
 	body   io.Closer      // the request's, while it is sent
@@ -170,7 +172,7 @@ func (c *conn) open(req *http.Request) (*stream, error) {
 		}
 		return nil, full{c.never()}
 	}
-	s := &stream{c: c, id: c.next, window: c.initial, room: streamWindow, left: -1, bare: req.Method == http.MethodHead}
+	s := &stream{c: c, id: c.next, window: c.initial, room: streamWindow, wide: streamWindow, left: -1, bare: req.Method == http.MethodHead}
 	s.moved.L = &s.mu
 	if hasBody(req) {
 		s.body = req.Body
@@ -363,7 +365,7 @@ func (s *stream) headers(f *http2.MetaHeadersFrame) error {
 	if s.left = resp.ContentLength; s.bare || status == http.StatusNoContent || status == http.StatusNotModified {
 		s.left = 0
 	}
-	s.answer, s.headed = resp, true
+	s.answer, s.headed, s.told = resp, true, now()
 	s.moved.Broadcast()
 	s.mu.Unlock()
 	if f.StreamEnded() {
@@ -483,8 +485,14 @@ func (s *stream) Read(p []byte) (int, error) {
 	}
 	s.read += n
 	more := 0
-	if s.err == nil && s.read >= streamWindow/4 {
+	if s.err == nil && s.read >= s.wide/4 {
 		more, s.read = s.read, 0
+		at := now()
+		if s.wide < wideWindow && time.Duration(at-s.told) < windowRate/4 {
+			more += s.wide
+			s.wide *= 2
+		}
+		s.told = at
 		s.room += more
 	}
 	s.mu.Unlock()

@@ -195,7 +195,7 @@ func TestAnAnswerIsTakenAsItIsRead(t *testing.T) {
 		// Three windows, no byte of it before there is room.
 		room, sum, credit := streamWindow, 0, 0
 		part := bytes.Repeat([]byte("x"), 10_000)
-		for range 3 * streamWindow / len(part) {
+		for range 3 * wideWindow / len(part) {
 			if room -= len(part) + 101; room < 0 {
 				t.Fatal("the window was not opened again")
 			}
@@ -212,6 +212,9 @@ func TestAnAnswerIsTakenAsItIsRead(t *testing.T) {
 				}
 			}
 		}
+		if room > wideWindow || room < wideWindow*3/4 {
+			t.Errorf("the site may send %d bytes ahead of a fast reader, want %d at most and not much less", room, wideWindow)
+		}
 		if credit < sum-connWindow/8 {
 			t.Errorf("the connection's window is short by %d of %d", sum-credit, sum)
 		}
@@ -221,6 +224,31 @@ func TestAnAnswerIsTakenAsItIsRead(t *testing.T) {
 		}
 		if synctest.Wait(); c.stream(1) != nil {
 			t.Error("the stream is still there")
+		}
+	})
+	// What is read slowly does not pile up: with thousands of answers of which
+	// nobody can take more, it would in each.
+	withPeer(t, func(t *testing.T, c *conn, p *peer) {
+		got := start(t.Context(), c, "GET", nil)
+		p.head(1, false, ":status", "200")
+		resp := (<-got).resp
+		room, part := streamWindow, make([]byte, 16384)
+		for range 50 {
+			for ; room >= len(part); room -= len(part) {
+				p.WriteData(1, false, part)
+			}
+			time.Sleep(windowRate / 3)
+			if _, err := io.ReadFull(resp.Body, part); err != nil {
+				t.Fatal(err)
+			}
+			for f := next[*http2.WindowUpdateFrame](p); f != nil; f = next[*http2.WindowUpdateFrame](p) {
+				if f.StreamID == 1 {
+					room += int(f.Increment)
+				}
+			}
+			if room > streamWindow {
+				t.Fatalf("the site may send %d bytes", room)
+			}
 		}
 	})
 	// A site that does not care for windows is stopped.
