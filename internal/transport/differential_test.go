@@ -229,8 +229,9 @@ func TestAnswersOfAServerAreThoseOfNetHTTP(t *testing.T) {
 		} {
 			for _, method := range []string{"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"} {
 				for _, body := range []string{"", "body", big} {
-					if body != "" && (method == "GET" || method == "HEAD") || body == big && path != "/request" && path != "/echo" {
-						continue // of what is not read the answer may get lost
+					reads := path == "/request" || path == "/echo" // else the answer to much may get lost
+					if body != "" && (method == "GET" || method == "HEAD") || body == big && !reads || !slices.Contains([]string{"GET", "HEAD", "POST"}, method) && path != "/request" {
+						continue
 					}
 					want := outcomes(t, theirs, 2, method, s.URL+path, body)
 					theirs.CloseIdleConnections()
