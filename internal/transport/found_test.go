@@ -496,3 +496,45 @@ func readOK(t *testing.T, resp *http.Response) {
 		t.Fatalf("%q, %v", b, err)
 	}
 }
+
+// TestAnswersThatNobodyReadsHoldUpNoOther has as many as fill the window of the
+// connection, and says how much of them waits in memory.
+func TestAnswersThatNobodyReadsHoldUpNoOther(t *testing.T) {
+	const many = connWindow/streamWindow + 10
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "ok")
+		if r.URL.Path == "/much" {
+			w.Write(make([]byte, wideWindow))
+		}
+	}))
+	s.EnableHTTP2 = true
+	s.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 2 * many}
+	s.StartTLS()
+	t.Cleanup(s.Close) // after those of the answers
+	tr := newTransport(t, s)
+	var unread []*stream
+	for range many {
+		unread = append(unread, get(t, tr, s.URL+"/much").Body.(*Body).wire.ReadCloser.(*stream))
+	}
+	for _, o := range unread {
+		waitFor(t, func() bool {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			return o.room == 0
+		})
+	}
+	readOK(t, get(t, tr, s.URL))
+	held := 0
+	for _, o := range unread {
+		for c := o.first; c != nil; c = c.next {
+			held += cap(c.b)
+		}
+	}
+	if held > many*streamWindow*5/4 {
+		t.Errorf("%d bytes are held for %d", held, many*streamWindow)
+	}
+	// They come whole when they are read at last.
+	if b, err := io.ReadAll(unread[0]); err != nil || len(b) != 2+wideWindow {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+}
