@@ -152,11 +152,15 @@ type upload struct {
 
 	mu     sync.Mutex
 	headed bool // the answer's head has come
+	late   bool // more was written after that
 }
 
 // Write implements io.Writer. It remembers why it could not: a request may fail
 // by its own body, too.
 func (u *upload) Write(p []byte) (n int, err error) {
+	u.mu.Lock()
+	u.late = u.late || u.headed
+	u.mu.Unlock()
 	n, u.wire = u.s.Conn.Write(p)
 	return n, u.wire
 }
@@ -196,15 +200,18 @@ func (u *upload) failed() (own, wire error) {
 	return nil, u.wire
 }
 
-// whole tells whether all of the request was sent. Its end and that of the
-// answer may meet.
+// whole tells whether all of the request was sent before it was answered. Its
+// end and that of the answer may meet. (What a site answers early it does not
+// want, and many close the connection soon after.)
 func (u *upload) whole() bool {
 	select {
 	case <-u.over:
 	case <-time.After(uploadGrace):
 		return false
 	}
-	return u.err == nil
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.err == nil && !u.late
 }
 
 // singleBody is the body of an answer over HTTP/1.1.
