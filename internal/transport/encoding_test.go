@@ -67,7 +67,7 @@ func (d double) Close() error { return errors.Join(d.Writer.Close(), d.outer.Clo
 func newTransport(t *testing.T, s *httptest.Server) *Transport {
 	o := Options{DialContext: new(net.Dialer).DialContext, HeaderTimeout: 10 * time.Second}
 	if s != nil && s.TLS != nil {
-		o.TLS = s.Client().Transport.(*http.Transport).TLSClientConfig
+		o.TLS = s.Client().Transport.(*http.Transport).TLSClientConfig.Clone() // net/http changes its own
 	}
 	tr := New(o)
 	t.Cleanup(tr.CloseIdleConnections)
