@@ -17,8 +17,10 @@ import (
 const (
 	// maxHead is the longest head of an answer, in bytes.
 	maxHead = 1 << 20
-	// readBuffer is for heads and the sizes of chunks: larger reads go past it.
-	readBuffer = 1 << 10
+	// readBuffer is for heads and chunks: larger reads go past it. Sites send
+	// each event as a chunk of its own: as many as lie in here are read at
+	// once, and what waits takes that much memory.
+	readBuffer = 4 << 10
 	// maxInterim is how many answers may come ahead of the one asked for
 	// (RFC 9110, section 15.2).
 	maxInterim = 5
