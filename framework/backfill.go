@@ -46,7 +46,7 @@ const (
 // backfill fills one hole after the other until ctx ends.
 func (r *runner) backfill(ctx context.Context, cancel context.CancelFunc) {
 	fresh := func() retry.Backoff {
-		return retry.WithCappedDuration(maxFetchWait, retry.WithJitterPercent(25, retry.NewExponential(r.MinWait)))
+		return retry.WithCappedDuration(maxFetchWait, retry.WithJitterPercent(25, retry.NewExponential(r.now().MinWait)))
 	}
 	backoff := fresh()
 	for {
@@ -153,17 +153,18 @@ func (r *runner) fill(ctx context.Context, h *hole) (accounted int, err error) {
 // fetch asks the history for a stretch of numbers and returns the events that
 // lie in it, numbered and in their order.
 func (r *runner) fetch(ctx context.Context, span Range) ([]Event, error) {
-	if err := r.Limits.Wait(ctx, cmp.Or(r.Backfill.Host, r.Host)); err != nil {
+	def := r.now()
+	if err := def.Limits.Wait(ctx, cmp.Or(r.Backfill.Host, def.Host)); err != nil {
 		return nil, err
 	}
-	id, err := r.Identities.acquire(ctx)
+	id, err := def.Identities.acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer id.release()
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	events, err := r.Backfill.Fetch(ctx, &Session{Client: id.clientFor(r.Page), Stream: r.Name, Exit: id.lease.exit(), Log: r.Log}, span.First, span.Last)
+	events, err := r.Backfill.Fetch(ctx, &Session{Client: id.clientFor(def.Page), Stream: r.Name, Exit: id.lease.exit(), Log: r.Log}, span.First, span.Last)
 	if answer, ok := errors.AsType[*HTTPError](err); ok && (answer.Status == http.StatusNotFound || answer.Status == http.StatusGone) {
 		return nil, nil
 	}
@@ -216,7 +217,7 @@ func (r *runner) fillBatch(ctx context.Context, h *hole, events []Event) (accoun
 		if ev.Type == "" {
 			ev.Type = "message"
 		}
-		if r.types == nil || r.types[ev.Type] { // others are not missed
+		if types := r.now().types; types == nil || types[ev.Type] { // others are not missed
 			if enough = !r.share.take(); enough {
 				break
 			}

@@ -266,7 +266,7 @@ func TestProgramKilledWhileFillingDoublesNothing(t *testing.T) {
 		if err := r.run(t.Context()); !errors.Is(err, full) {
 			t.Fatalf("the run ends with %v", err)
 		}
-		r.Identities.Close()
+		r.now().Identities.Close()
 		// A killed program accounts for nothing: forget what was noted since.
 		m.notes = slices.DeleteFunc(m.notes, func(n Note) bool { return n.Kind == NoteGap && strings.Contains(string(n.Body), `"filled"`) })
 		wantGaps(t, m.ledger(), "known skipped 6-20 missing 15 filled 0")
@@ -358,7 +358,7 @@ func TestFilledEventsCountAgainstTheAllowance(t *testing.T) {
 		if err := r.run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		r.Identities.Close()
+		r.now().Identities.Close()
 		if got := filledOf(m); len(m.events) != 12 || len(got) != 6 || !slices.Equal(got, upTo(6, 11)) {
 			t.Errorf("%d events, filled %v", len(m.events), got)
 		}

@@ -112,7 +112,7 @@ func holdUntil(t *testing.T, s *Stream, m *memoryLog, until func(*Event) bool) S
 		t.Fatal(err)
 	}
 	if s.Identities == nil {
-		r.Identities.Close()
+		r.now().Identities.Close()
 	}
 	if ctx.Err() == context.DeadlineExceeded {
 		t.Fatal("the stream did not come so far in a day")
@@ -303,7 +303,7 @@ func TestForgottenEventsAreNotTakenForABeginning(t *testing.T) {
 		if err := r.run(ctx); err != nil {
 			t.Fatal(err)
 		}
-		r.Identities.Close()
+		r.now().Identities.Close()
 		wantGaps(t, m.ledger(), "possible restart")
 	})
 }

@@ -85,7 +85,8 @@ type deliverer struct {
 	judged    bool // another one gets what the decoder refuses, and counts it
 	log       *slog.Logger
 
-	drain chan struct{} // closed when everything committed is all there will be
+	fresh atomic.Pointer[delivery] // taken up with the next chunk; nil for no change
+	drain chan struct{}            // closed when everything committed is all there will be
 	// loses says that the journal may drop what the sink has not read; lost is
 	// told what could not be read, lastLost is the last chunk of that. floor is
 	// where a sink without a position began.
@@ -341,6 +342,9 @@ func (d *deliverer) take(ctx context.Context, c *Chunk) (batches int, err error)
 	}
 	if c.Err != nil {
 		d.lose(c)
+	}
+	if n := d.fresh.Swap(nil); n != nil {
+		d.turn(n)
 	}
 	sparse := d.sparse(c)
 	for i := range c.Events {

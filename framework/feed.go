@@ -33,9 +33,9 @@ func (s *Stream) Events(ctx context.Context) iter.Seq2[*Event, error] {
 			return
 		}
 		if s.Identities == nil {
-			defer r.Identities.Close() // made for this loop alone
+			defer r.now().Identities.Close() // made for this loop alone
 		}
-		if r.Lines == 1 && r.Backfill == nil { // else others deliver while it reads
+		if r.now().Lines == 1 && r.Backfill == nil { // else others deliver while it reads
 			f.lent = make(chan func(func(bool) error))
 		}
 		over := make(chan error, 1)

@@ -22,56 +22,68 @@ const (
 	// leaseMargin is how long before the end of a lease its handover begins:
 	// long enough for a login through a browser.
 	leaseMargin = 5 * time.Second
+	// maxHandoverRetry bounds the pause, which doubles, where somebody asked
+	// for the change: nothing ends without it.
+	maxHandoverRetry = time.Minute
 )
 
-// plan arranges the handovers that can be foreseen for the connection. The
-// function it returns calls them off.
+// plan arranges the handovers of the connection: those that can be foreseen,
+// and what Worker.Rotate and Worker.Update ask for. The function it returns
+// calls them off.
 func (r *runner) plan(ctx context.Context, cancel context.CancelFunc, l *line, a *attempt) (off func()) {
-	announcer := announcing(a.conn)
+	p := &plans{}
+	change := func(cause Cause, again bool) {
+		own, done := p.begin(ctx, again)
+		if own == nil {
+			return
+		}
+		go func() {
+			defer close(done)
+			if again && sleep(own, handoverRetry) != nil {
+				return
+			}
+			for wait := handoverRetry; ; wait = min(2*wait, maxHandoverRetry) {
+				over, retry := r.handover(own, ctx, cancel, l, a, cause)
+				if cause == CausePlanned { // it may never come to anything
+					retry = max(retry, wait)
+				}
+				if over || sleep(own, retry) != nil {
+					return
+				}
+			}
+		}()
+	}
+	r.mu.Lock()
+	l.change = change
+	if a.def != r.now() {
+		change(CausePlanned, false)
+	}
+	r.mu.Unlock()
+	var calls []func() bool
+	if announcer := announcing(a.conn); announcer != nil {
+		calls = append(calls, announcer.OnLeaving(func() { change(CauseGoAway, false) }))
+	}
 	at, cause := a.id.renewAt(), CauseRenewal
 	if end := a.id.lease.expires(); !end.IsZero() {
 		if end = end.Add(-leaseMargin); at.IsZero() || end.Before(at) {
 			at, cause = end, CauseLease
 		}
 	}
-	removed := a.id.lease.removed()
-	if at.IsZero() && announcer == nil && removed.Done() == nil {
-		return func() {}
-	}
 	if !at.IsZero() {
 		at = r.inTurn(at)
-	}
-	p := &plans{}
-	change := func(cause Cause) {
-		own, done := p.begin(ctx)
-		if own == nil {
-			return
-		}
-		defer close(done)
-		for {
-			over, again := r.handover(own, ctx, cancel, l, a, cause)
-			if over || sleep(own, again) != nil {
-				return
-			}
-		}
-	}
-	unheard := func() bool { return true }
-	if announcer != nil {
-		unheard = announcer.OnLeaving(func() { change(CauseGoAway) })
-	}
-	undue := func() bool { return true }
-	if !at.IsZero() {
-		undue = time.AfterFunc(max(time.Until(at), 0), func() { change(cause) }).Stop
+		calls = append(calls, time.AfterFunc(max(time.Until(at), 0), func() { change(cause, false) }).Stop)
 	}
 	// An exit that was taken out of its pool is left like one whose time is up.
-	kept := func() bool { return true }
-	if removed.Done() != nil {
-		kept = context.AfterFunc(removed, func() { change(CauseLease) })
+	if removed := a.id.lease.removed(); removed.Done() != nil {
+		calls = append(calls, context.AfterFunc(removed, func() { change(CauseLease, false) }))
 	}
 	return func() {
-		unheard()
-		undue()
-		kept()
+		for _, stop := range calls {
+			stop()
+		}
+		r.mu.Lock()
+		l.change = nil
+		r.mu.Unlock()
 		p.end()
 	}
 }
@@ -81,19 +93,20 @@ func (r *runner) plan(ctx context.Context, cancel context.CancelFunc, l *line, a
 type plans struct {
 	mu    sync.Mutex
 	over  bool
-	abort context.CancelFunc // of the one under way; nil when there is none
+	abort context.CancelFunc // of the last one that began; nil when none has
 	done  chan struct{}      // closed when that has ended
 }
 
 // begin has the first one begin, and the others do nothing: own is nil then.
-// The caller closes done.
-func (p *plans) begin(ctx context.Context) (own context.Context, done chan struct{}) {
+// With again one more begins, since the successor of the first one came to
+// nothing. The caller closes done.
+func (p *plans) begin(ctx context.Context, again bool) (own context.Context, done chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.over {
+	if p.over || p.done != nil && !again {
 		return nil, nil
 	}
-	p.over, p.done = true, make(chan struct{})
+	p.done = make(chan struct{})
 	own, p.abort = context.WithCancel(ctx)
 	return own, p.done
 }
@@ -114,7 +127,8 @@ func (p *plans) end() {
 // chance, so that all lines of the host are done by then. They take half of the
 // time that is left at most, since the successor's clock runs from the first.
 func (r *runner) inTurn(due time.Time) time.Time {
-	early := min(r.Limits.turn(r.Host), time.Until(due)/2)
+	def := r.now()
+	early := min(def.Limits.turn(def.Host), time.Until(due)/2)
 	if early <= 0 {
 		return due
 	}
@@ -127,44 +141,40 @@ func (r *runner) inTurn(due time.Time) time.Time {
 // stream, whose cancel is handed on.
 func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc, l *line, a *attempt, cause Cause) (done bool, again time.Duration) {
 	r.mu.Lock()
-	waiting := l.waiting
+	waiting, def := l.waiting, r.now()
+	surplus := l.slot >= def.Lines
+	leave := surplus && r.held(def) && r.dismiss(l)
 	r.mu.Unlock()
-	if waiting {
-		return false, handoverRetry // this line is a successor itself and has not joined yet
+	switch {
+	case leave:
+		l.shut("", true)
+		return true, 0
+	case waiting || surplus:
+		return false, handoverRetry // this line is a successor itself and has not joined yet, or the only one that delivers
 	}
-	var id *identity
-	var err error
-	if cause == CauseGoAway {
-		id = a.id.again() // its transport opens another connection
-	} else if cause == CauseLease {
-		id, err = l.ids.rotate(ctx, a.id, poolOutcome(nil))
-	} else {
-		id, err = l.ids.reauthenticate(ctx, a.id, false)
-	}
+	ids := def.Identities.slot(l.slot)
+	id, err := r.follow(ctx, def, ids, l, a, cause)
 	if err != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && err != errNoBetter {
 			r.Log.Warn("a planned change has to wait", "cause", cause, "error", err)
 		}
 		return false, retryOf(err)
 	}
-	if cause != CauseGoAway && (id == a.id || id.credential != nil && id.credential == a.id.credential && id.lease == a.id.lease) {
+	if def.Handover == HandoverBreak {
 		id.release()
-		return false, handoverRetry // the keeper could not do better yet
-	}
-	if cause == CauseRenewal {
-		r.stats.renewed()
-		r.Log.Info("credential renewed before its end", "exit", id.lease.exit(), "generation", id.credential.Generation)
-	}
-	if r.Handover == HandoverBreak {
-		id.release()
+		if cause == CausePlanned { // all of the host's at once would wait long for their turns
+			if early := def.Limits.turn(def.Host); early > 0 && sleep(ctx, rand.N(early)) != nil {
+				return true, 0
+			}
+		}
 		l.shut(cause, false)
 		return true, 0
 	}
-	succ := r.newLine(l.ids)
+	succ := r.newLine(l.slot, ids)
 	r.mu.Lock()
 	succ.old, succ.succeeds = l, cause
 	r.mu.Unlock()
-	b := &attempt{id: id, began: time.Now()}
+	b := &attempt{def: def, id: id, began: time.Now()}
 	// The successor outlives this handover, but its opening does not.
 	opening, abort := context.WithCancel(stream)
 	kept := context.AfterFunc(ctx, abort)
@@ -197,12 +207,46 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 	r.stats.reconnect(cause)
 	r.mu.Lock()
 	r.await(stream, succ)
+	r.slots[succ.slot]++
 	r.mu.Unlock()
 	r.wg.Go(func() {
 		defer abort()
 		r.hold(stream, cancel, succ, b)
 	})
 	return true, 0
+}
+
+// errNoBetter says that the keeper could not do better yet.
+var errNoBetter = errors.New("there is no better identity yet")
+
+// follow returns the identity of the connection that takes the place of a's.
+func (r *runner) follow(ctx context.Context, def *definition, ids *Identities, l *line, a *attempt, cause Cause) (id *identity, err error) {
+	switch {
+	case ids != l.ids:
+		return ids.acquire(ctx)
+	case a.def.turn != def.turn:
+		return ids.another(ctx, a.id)
+	case cause == CausePlanned:
+		return a.id.again(), nil // all that it was asked for is another way to read
+	case cause == CauseGoAway:
+		return a.id.again(), nil // its transport opens another connection
+	case cause == CauseLease:
+		id, err = ids.rotate(ctx, a.id, poolOutcome(nil))
+	default:
+		id, err = ids.reauthenticate(ctx, a.id, false)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if id == a.id || id.credential != nil && id.credential == a.id.credential && id.lease == a.id.lease {
+		id.release()
+		return nil, errNoBetter
+	}
+	if cause == CauseRenewal {
+		r.stats.renewed()
+		r.Log.Info("credential renewed before its end", "exit", id.lease.exit(), "generation", id.credential.Generation)
+	}
+	return id, nil
 }
 
 // retryOf is when a change is tried again that failed for want of an identity.

@@ -59,7 +59,7 @@ type holds struct {
 	policy     FullPolicy
 	most       int64 // 0: of the disk
 	deliverers []*deliverer
-	brakes     map[string]*brake // by stream
+	brakes     func() map[string]*brake // by stream
 	log        *slog.Logger
 
 	lagged time.Time // when MaxLag was looked at
@@ -130,7 +130,7 @@ func (h *holds) check(ctx context.Context, now time.Time) {
 		case over && h.policy == FullDrop:
 			h.drop(b, full)
 		case h.policy == FullBlock:
-			for name, g := range h.brakes {
+			for name, g := range h.brakes() {
 				// Once blocked, a stream waits until there is some room again.
 				if (over || g.why() != "") && b.d.Wants(name) && b.d.partition == h.journal.Partition(name) {
 					blocked[name] = b.d.ID
@@ -138,7 +138,7 @@ func (h *holds) check(ctx context.Context, now time.Time) {
 			}
 		}
 	}
-	for name, g := range h.brakes {
+	for name, g := range h.brakes() {
 		sink := blocked[name]
 		switch was := g.why(); {
 		case was == "" && sink != "":
@@ -170,7 +170,7 @@ func (h *holds) checkLag(ctx context.Context, now time.Time) {
 
 // blocked tells whether the streams of the sink have been stopped.
 func (h *holds) blocked(d *deliverer) bool {
-	for name, b := range h.brakes {
+	for name, b := range h.brakes() {
 		if d.Wants(name) && d.partition == h.journal.Partition(name) {
 			return b.why() != ""
 		}

@@ -74,6 +74,7 @@ type Identities struct {
 	rotations uint64
 	slots     []*Identities // those of further lines: see slot
 	first     *Identities   // whose slot this is, nil for none's
+	closed    bool          // identities belong to those who asked for them
 }
 
 // NewIdentities returns an Identities that has made none yet.
@@ -107,7 +108,7 @@ func (m *Identities) slot(n int) *Identities {
 		c := m.config
 		c.Key = fmt.Sprintf("%s#%d", c.Key, i+2)
 		s := NewIdentities(c)
-		s.first = m
+		s.first, s.closed = m, m.closed
 		m.slots = append(m.slots, s)
 	}
 	return m.slots[n-1]
@@ -291,6 +292,15 @@ func (m *Identities) rotate(ctx context.Context, old *identity, outcome proxies.
 	})
 }
 
+// another replaces old by an identity with another exit, because somebody
+// asked for one. Where there is no other exit it is a new one through the same.
+func (m *Identities) another(ctx context.Context, old *identity) (*identity, error) {
+	if old.lease != nil {
+		return m.rotate(ctx, old, poolOutcome(nil))
+	}
+	return m.replace(ctx, old, func(ctx context.Context) (*identity, error) { return m.make(ctx, nil, nil) })
+}
+
 // spoil has those who ask for an identity wait for the successor of old. While
 // a replacement is only planned they get the one in use at once.
 func (m *Identities) spoil(old *identity) {
@@ -329,6 +339,10 @@ func (m *Identities) replace(ctx context.Context, old *identity, fn func(context
 	m.mu.Lock()
 	m.serial++
 	id.serial = m.serial
+	if id.holders = 1; m.closed {
+		m.mu.Unlock()
+		return id, nil
+	}
 	id.holders = 2 // the owner and the caller
 	was := m.current
 	m.current = id
@@ -464,11 +478,11 @@ func (m *Identities) dropLease(l *lease) {
 }
 
 // Close gives up the identity in use. Streams that still hold it go on with
-// it; it is called after they have ended.
+// it; it is called after they have ended, or have others to move to.
 func (m *Identities) Close() {
 	m.mu.Lock()
 	id, slots := m.current, m.slots
-	m.current = nil
+	m.current, m.closed = nil, true
 	m.mu.Unlock()
 	if id != nil {
 		id.release()

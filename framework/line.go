@@ -22,7 +22,8 @@ import (
 type line struct {
 	seam splice.Line // guarded by runner.mu
 
-	ids *Identities // where its identities come from
+	slot int         // its place among the stream's lines
+	ids  *Identities // where its identities come from
 
 	// Guarded by runner.mu: what the ledger says of the connection's seam.
 	again    bool  // it brought events that had been delivered
@@ -43,6 +44,10 @@ type line struct {
 	old      *line       // the line that it takes over from, until it does
 	doubtful int         // what it delivers may begin with so many events delivered before
 	missed   bool        // it has read events that were not taken: its cursor is ahead
+	surplus  bool        // there are enough lines without it
+	// change begins a planned change of its connection, or once more when the
+	// successor came to nothing; nil while it has none.
+	change func(cause Cause, again bool)
 
 	guest bool // the goroutine that reads it ranges over the stream: see feed.go
 
@@ -64,10 +69,15 @@ var (
 	errPlanned  = errors.New("closed for a planned change")
 )
 
-func (r *runner) newLine(ids *Identities) *line {
+func (r *runner) newLine(slot int, ids *Identities) *line {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	l := &line{ids: ids}
+	return r.anotherLine(slot, ids)
+}
+
+// anotherLine is newLine under r.mu.
+func (r *runner) anotherLine(slot int, ids *Identities) *line {
+	l := &line{slot: slot, ids: ids}
 	r.renumber(l)
 	return l
 }
@@ -129,6 +139,7 @@ func (l *line) silent(k watch.Kind, waited time.Duration) {
 
 // attempt is one connection of a line, from choosing its identity to its end.
 type attempt struct {
+	def    *definition
 	id     *identity  // nil while none could be made
 	conn   Connection // nil while it is not open
 	watch  *watch.Watch
@@ -167,22 +178,24 @@ type streak struct {
 }
 
 func (r *runner) newBackoff() retry.Backoff {
-	b := retry.NewExponential(r.MinWait)
+	def := r.now()
+	b := retry.NewExponential(def.MinWait)
 	b = retry.WithJitterPercent(25, b)
-	return retry.WithCappedDuration(r.MaxWait, b)
+	return retry.WithCappedDuration(def.MaxWait, b)
 }
 
 // hold is the life of a line: it reads connection after connection until the
-// stream ends or another line takes over. a is a connection that is open
-// already, or nil.
+// stream ends, another line takes over, or there are enough without it. a is a
+// connection that is open already, or nil.
 func (r *runner) hold(ctx context.Context, cancel context.CancelFunc, l *line, a *attempt) {
 	s := &streak{}
 	defer func() {
 		if s.prev != nil {
 			s.prev.release()
 		}
+		r.over(l)
 	}()
-	for {
+	for !r.enough(l) {
 		var err error
 		if a == nil {
 			apart(func() { a, err = r.choose(ctx, l, s) })
@@ -199,7 +212,7 @@ func (r *runner) hold(ctx context.Context, cancel context.CancelFunc, l *line, a
 		var wait time.Duration
 		over := true
 		apart(func() { wait, over = r.settle(ctx, cancel, l, a, err, s) })
-		if over || sleep(ctx, wait) != nil {
+		if over || r.rest(ctx, wait, a.def, s) != nil {
 			return
 		}
 		r.renew(l)
@@ -275,7 +288,14 @@ func (r *runner) renew(l *line) {
 
 // choose begins an attempt with an identity, mending the last one if it must.
 func (r *runner) choose(ctx context.Context, l *line, s *streak) (*attempt, error) {
-	a := &attempt{began: time.Now()}
+	a := &attempt{def: r.now(), began: time.Now()}
+	if ids := a.def.Identities.slot(l.slot); ids != l.ids {
+		l.ids = ids
+		if s.prev != nil {
+			s.prev.release() // the others have no cure for it
+			s.prev = nil
+		}
+	}
 	var err error
 	switch {
 	case s.prev != nil && s.fix == Reauthenticate:
@@ -318,17 +338,17 @@ func (r *runner) reauthenticate(ctx context.Context, l *line, s *streak) (*ident
 // of thousands that begin together most are here.
 func (r *runner) queue(ctx context.Context, l *line, a *attempt) error {
 	r.mu.Lock()
-	waiting := l.waiting
+	successor := l.old != nil
 	r.mu.Unlock()
-	for _, g := range []*gate{r.Limits.gate(r.Host), &r.Identities.gate} {
+	for _, g := range []*gate{a.def.Limits.gate(a.def.Host), &a.def.Identities.gate} {
 		// A successor does not wait for the place that its old line has.
-		leave, err := g.enter(ctx, r.Name, !waiting)
+		leave, err := g.enter(ctx, r.Name, !successor)
 		if err != nil {
 			return err
 		}
 		a.places = append(a.places, leave)
 	}
-	return r.Limits.Wait(ctx, r.Host)
+	return a.def.Limits.Wait(ctx, a.def.Host)
 }
 
 // open opens the connection of an attempt that has its identity and its turn.
@@ -349,20 +369,20 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 	}
 	r.mu.Unlock()
 	a.watch = watch.New(watch.Config{
-		Stale: r.stale(silences), Rhythm: r.learning(), Quiet: patient(r.QuietAfter, silences),
+		Stale: r.stale(a.def, silences), Rhythm: r.learning(a.def), Quiet: patient(a.def.QuietAfter, silences),
 		Fire: l.silent, Buffered: func(every time.Duration) { r.buffered(a, every) },
 	})
 	if !successor {
 		r.stats.set("connecting", a.id.lease.exit())
 	}
-	conn, err := r.Target.Open(ctx, &Session{
-		Client:  a.id.clientFor(r.Page),
+	conn, err := a.def.Target.Open(ctx, &Session{
+		Client:  a.id.clientFor(a.def.Page),
 		Stream:  r.Name,
 		Exit:    a.id.lease.exit(),
 		Log:     r.Log,
 		watch:   a.watch,
 		traffic: r.stats.through(a.id.lease.exit()),
-		budget:  r.Budget,
+		budget:  a.def.Budget,
 		odd:     r.odd,
 		moved:   func(c Cursor) { r.moved(l, c) },
 	}, a.from)
@@ -384,12 +404,12 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 }
 
 // stale is the limit of the byte clock until the first new event.
-func (r *runner) stale(silences int) time.Duration {
+func (r *runner) stale(def *definition, silences int) time.Duration {
 	// A fresh line has answered already: while the limit is learnt, one
 	// heartbeat of the night is waited for before exits and logins are
 	// spent on a feed that kept another rhythm by day.
 	const patience = 20 * time.Second
-	least := r.StaleAfter
+	least := def.StaleAfter
 	if least == 0 {
 		least = max(patience, r.rhythm.Limit())
 	}
@@ -411,8 +431,8 @@ func patient(least time.Duration, silences int) time.Duration {
 }
 
 // learning is the stream's rhythm, or nil where its limit is given.
-func (r *runner) learning() *watch.Rhythm {
-	if r.StaleAfter != 0 {
+func (r *runner) learning(def *definition) *watch.Rhythm {
+	if def.StaleAfter != 0 {
 		return nil
 	}
 	return &r.rhythm
@@ -486,7 +506,7 @@ func (r *runner) judge(l *line, a *attempt, err error, s *streak) (*Outcome, Ver
 	held := time.Since(a.began)
 	if l.news.Load() { // what is sent again to everybody who comes is no sign of life
 		s.failures, s.silences, s.cured = 0, 0, false
-		if held >= r.HealthyAfter {
+		if held >= a.def.HealthyAfter {
 			s.backoff = nil
 		}
 	}
@@ -504,7 +524,7 @@ func (r *runner) judge(l *line, a *attempt, err error, s *streak) (*Outcome, Ver
 	o.Failures, o.Silences = s.failures, s.silences
 	o.CredentialExpired = a.id != nil && a.id.expired()
 	v := Judge(o)
-	if c, ok := r.Target.(Classifier); ok {
+	if c, ok := a.def.Target.(Classifier); ok {
 		own := c.Classify(o)
 		if own.Remedy != Auto {
 			v.Remedy = own.Remedy
@@ -550,10 +570,10 @@ func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, as
 			s.backoff = r.newBackoff()
 		}
 		wait, _ = s.backoff.Next()
-		wait = max(wait, min(asked, r.MaxWait))
+		wait = max(wait, min(asked, r.now().MaxWait))
 	}
 	if v.Cause == CauseProxyAuth && !prompt {
-		wait = r.MaxWait // asking often locks accounts
+		wait = r.now().MaxWait // asking often locks accounts
 	}
 	wait = max(wait, v.Wait)
 	level := slog.LevelWarn

@@ -19,10 +19,10 @@ func (r *runner) pump(ctx context.Context, cancel context.CancelFunc, l *line, a
 	if !ending(a.conn) {
 		defer context.AfterFunc(ctx, func() { a.conn.Close() })()
 	}
-	defer r.plan(ctx, cancel, l, a)()
 	r.mu.Lock()
 	r.enter(l)
 	r.mu.Unlock()
+	defer r.plan(ctx, cancel, l, a)()
 	r.Log.Debug("connected", "exit", a.id.lease.exit(), "cursor", string(a.from))
 	var err error
 	apart(func() { err = r.noteOpen(ctx, a) })
@@ -126,13 +126,13 @@ func (r *runner) takeOne(ctx context.Context, l *line, a *attempt, s *slot) (err
 		return r.aside(ctx, l, ev)
 	}
 	r.sequenced(ev, s.digits[:0])
-	if r.types == nil || r.types[ev.Type] {
+	if types := a.def.types; types == nil || types[ev.Type] {
 		if err = r.offer(ctx, l, ev); err == nil {
 			a.events++
 		}
 		if !a.awake && l.news.Load() {
 			a.awake = true
-			a.watch.Within(r.StaleAfter, r.QuietAfter) // it is not quiet any more
+			a.watch.Within(a.def.StaleAfter, a.def.QuietAfter) // it is not quiet any more
 		}
 	} else {
 		r.stats.ignored.Add(1)

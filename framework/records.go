@@ -4,9 +4,60 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
+
+// recipe says how records are made of the events of streams. Those that were
+// held once stay in it: their events may be on their way.
+type recipe struct {
+	streams  []*Stream // in the order in which they came
+	decoders map[string]Decoder
+	stats    map[string]*streamStats
+}
+
+func newRecipe() recipe {
+	return recipe{decoders: map[string]Decoder{}, stats: map[string]*streamStats{}}
+}
+
+func (c recipe) clone() recipe {
+	return recipe{slices.Clone(c.streams), maps.Clone(c.decoders), maps.Clone(c.stats)}
+}
+
+// add takes in a stream, or what it has become.
+func (c *recipe) add(s *Stream) {
+	if i := slices.IndexFunc(c.streams, func(o *Stream) bool { return o.Name == s.Name }); i >= 0 {
+		c.streams[i] = s
+	} else {
+		c.streams = append(c.streams, s)
+	}
+	delete(c.decoders, s.Name)
+	maps.Copy(c.decoders, decodersOf([]*Stream{s}))
+}
+
+// layout is that of the records for a sink.
+func (c *recipe) layout(s *SinkConfig) (layout, error) {
+	if s.Refused {
+		return layout{}, nil
+	}
+	l, err := layoutOf(s, c.streams, c.decoders)
+	if err != nil {
+		err = fmt.Errorf("sink %s: %w", s.ID, err)
+	}
+	return l, err
+}
+
+// delivery is what a deliverer makes records by.
+type delivery struct {
+	recipe recipe
+	layout layout
+}
+
+// turn takes up what has become of the streams.
+func (d *deliverer) turn(n *delivery) {
+	d.decoders, d.streams, d.layout = n.recipe.decoders, n.recipe.stats, n.layout
+}
 
 // sparse tells whether the sink wants less than half of what is in the chunk.
 // Records of such a chunk are copied: each would hold all of it in memory, and

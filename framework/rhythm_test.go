@@ -21,7 +21,7 @@ func silences(t *testing.T, s *site, last int) (noticed []time.Duration, connect
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer r.Identities.Close()
+		defer r.now().Identities.Close()
 		ctx, cancel := context.WithCancel(t.Context())
 		over := make(chan error, 1)
 		go func() { over <- r.run(ctx) }()
@@ -132,7 +132,7 @@ func TestABufferOnTheWayIsCountedOnceAConnection(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer r.Identities.Close()
+		defer r.now().Identities.Close()
 		go func() {
 			for range log.ready {
 				log.drain(func(*Event, error) bool { return true })

@@ -309,6 +309,9 @@ func (r *runner) parted(ctx context.Context, l *line) (over bool, err error) {
 	case !l.waiting:
 	case l.old != nil:
 		r.admit(l)
+		if l.old.change != nil {
+			l.old.change(l.succeeds, true)
+		}
 		l.old, l.missed, over = nil, true, true
 		r.Log.Info("the successor's connection ended before it could take over")
 	case r.abreast(l):

@@ -60,7 +60,7 @@ func TestAReplayOfOpaqueIDsFromFarBelowTheWindowIsDropped(t *testing.T) {
 						if err := r.run(ctx); err != nil {
 							t.Error(err)
 						}
-						r.Identities.Close()
+						r.now().Identities.Close()
 						cancel()
 					}
 					a := log.account(site.id)
@@ -266,7 +266,7 @@ func TestAStreamIsLiveWhileAnyLineIs(t *testing.T) {
 		if err := <-over; err != nil {
 			t.Error(err)
 		}
-		r.Identities.Close()
+		r.now().Identities.Close()
 	})
 }
 
@@ -354,7 +354,7 @@ func TestAnIDWithoutAnEventMovesTheCursorAtOnce(t *testing.T) {
 		if err := <-over; err != nil {
 			t.Error(err)
 		}
-		r.Identities.Close()
+		r.now().Identities.Close()
 	})
 }
 

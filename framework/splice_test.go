@@ -224,7 +224,7 @@ func holdFor(t *testing.T, s *Stream, d time.Duration) *ledger {
 	if s.Identities != nil {
 		s.Identities.Close()
 	} else {
-		r.Identities.Close()
+		r.now().Identities.Close()
 	}
 	return log
 }

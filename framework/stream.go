@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdline/scrape/auth"
@@ -17,7 +18,7 @@ import (
 
 // Stream is one logical feed of a target, to be held for days. Its zero fields
 // mean the documented defaults; Target is required, and in a [Worker] Name. It
-// is not changed while it runs.
+// is not changed while it runs: see [Worker.Update].
 type Stream struct {
 	// Name is "target/stream", unique in a worker: the journal knows the
 	// stream by it for ever. Without a worker it only appears in logs.
@@ -79,6 +80,8 @@ type Stream struct {
 	// means no such bound.
 	Budget *sse.Budget
 	Log    *slog.Logger
+
+	like *Stream // the one that WithDecoder was called of
 }
 
 // Handover says how a connection is replaced when the change can be foreseen.
@@ -128,16 +131,29 @@ func or(d, otherwise time.Duration) time.Duration {
 }
 
 // runner is one stream at work. Each of its lines is one goroutine that reads
-// a connection and opens the next one after it; there are as many as Lines
-// says, of which the first is run's own goroutine, and one more for the length
-// of a handover.
+// a connection and opens the next one after it; there are as many as the
+// definition says, of which the first is run's own goroutine, and one more for
+// the length of a handover.
 type runner struct {
-	Stream
+	Name   string
+	Log    *slog.Logger
+	def    atomic.Pointer[definition] // stored with mu held
 	log    StreamLog
-	feed   *feed // the log, where there is no journal
-	types  map[string]bool
+	feed   *feed        // the log, where there is no journal
 	share  *allowance   // of the worker's events; nil without a limit
 	rhythm watch.Rhythm // of all connections
+
+	// Of a worker's: what holds it back, what ends it, and what has become of it
+	// when done is closed.
+	brake *brake
+	stop  context.CancelFunc
+	done  chan struct{}
+	err   error
+
+	// What the stream began with and keeps.
+	Sequence    func(*Event) (uint64, bool)
+	ReplayCheck int
+	Backfill    *Backfill
 
 	wg    sync.WaitGroup
 	stats streamStats
@@ -162,26 +178,28 @@ type runner struct {
 	hash      uint64
 	final     error // why the stream ended
 	ended     bool
+	slots     [maxLines]int // lines at work, by their place
+	begin     func(*line)   // has one more line work, while any does
+	unjoin    func()        // takes back what Limits knows of the lines
 }
 
 // newRunner takes up the stream where the log says that it was left.
 func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
-	r := &runner{Stream: s.withDefaults(), log: log, splice: splice.New(), hash: hashType("")}
-	if r.Page != nil && r.Identities.config.Browser == nil {
-		return nil, fmt.Errorf("stream %s: it is to be read inside a browser, and its Identities have none", r.Name)
+	def := define(s)
+	if err := def.check(); err != nil {
+		return nil, err
 	}
-	if len(r.Types) > 0 {
-		r.types = map[string]bool{}
-		for _, t := range r.Types {
-			r.types[t] = true
-		}
+	r := &runner{
+		Name: s.Name, Log: def.Log, log: log, splice: splice.New(), hash: hashType(""),
+		Sequence: s.Sequence, ReplayCheck: s.ReplayCheck, Backfill: s.Backfill,
 	}
+	r.def.Store(def)
 	at, err := log.Resume(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: resume: %w", r.Name, err)
 	}
 	r.feed, _ = log.(*feed)
-	r.cursor, r.known = r.From, at.Known
+	r.cursor, r.known = s.From, at.Known
 	if at.Known {
 		r.cursor = at.Cursor
 	}
@@ -199,7 +217,7 @@ func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 		r.splice.Recall(e.ID, e.Hash)
 		r.lastEvent = e.Time
 		r.passed(e.Cursor)
-		if r.types == nil { // else the numbers after the last event are not known
+		if def.types == nil { // else the numbers after the last event are not known
 			r.sequence = sequence{last: e.Sequence, known: e.Sequenced}
 		}
 	}
@@ -226,19 +244,25 @@ func (r *runner) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.stats.begin(time.Now())
-	defer r.Limits.join(r.Host, r.Lines)()
 	r.splice.Older = func(id []byte) (uint64, bool) { return r.past.find(ctx, r, id) }
 	if r.Backfill != nil {
 		r.wg.Go(func() { r.backfill(ctx, cancel) })
 	}
-	for n := 1; n < r.Lines; n++ {
-		l := r.newLine(r.Identities.slot(n))
+	first := r.newLine(0, r.now().Identities)
+	r.mu.Lock()
+	r.begin = func(l *line) {
+		r.slots[l.slot]++
 		r.wg.Go(func() { r.hold(ctx, cancel, l, nil) })
 	}
-	r.hold(ctx, cancel, r.newLine(r.Identities), nil)
+	r.unjoin = func() {}
+	r.slots[0]++
+	r.settleIn(r.now())
+	r.mu.Unlock()
+	r.hold(ctx, cancel, first, nil)
 	r.wg.Wait() // for the others, and those that have taken over
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.unjoin()
 	r.stats.end(time.Now())
 	if r.final != nil {
 		return fmt.Errorf("stream %s: %w", r.Name, r.final)

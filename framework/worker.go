@@ -40,9 +40,21 @@ type Config struct {
 // Worker holds streams and delivers what they bring.
 type Worker struct {
 	config     Config
-	runners    []*runner
-	deliverers []*deliverer
-	brakes     map[string]*brake // by stream
+	share      *allowance
+	deliverers []*deliverer // not changed once prepared
+
+	updating sync.Mutex    // one Update at a time
+	idle     chan struct{} // closed when no stream is held any more
+
+	mu      sync.Mutex // guards what follows, once prepared
+	runners []*runner  // of the streams that are held, and of those that were
+	alive   int        // how many of them run
+	begin   func(*runner)
+	brakes  map[string]*brake // by stream; replaced, never changed
+
+	// Guarded by updating, once prepared.
+	recipe  recipe
+	columns [][]Column // of the deliverers
 
 	began    time.Time
 	ended    atomic.Int64 // nanoseconds after began
@@ -59,18 +71,8 @@ func NewWorker(c Config) (*Worker, error) {
 	if c.DrainTimeout <= 0 {
 		c.DrainTimeout = 30 * time.Second
 	}
-	names := map[string]bool{}
-	for _, s := range c.Streams {
-		if s.Name == "" || s.Target == nil {
-			return nil, fmt.Errorf("stream %q needs a name and a target", s.Name)
-		}
-		if names[s.Name] {
-			return nil, fmt.Errorf("two streams are named %q", s.Name)
-		}
-		names[s.Name] = true
-	}
-	if len(c.Streams) == 0 {
-		return nil, errors.New("there is no stream to hold")
+	if err := checkStreams(c.Streams); err != nil {
+		return nil, err
 	}
 	ids := map[string]bool{}
 	for i := range c.Sinks {
@@ -81,7 +83,33 @@ func NewWorker(c Config) (*Worker, error) {
 		ids[s.ID] = true
 		s.defaults()
 	}
-	return &Worker{config: c, began: time.Now(), brakes: map[string]*brake{}, drain: make(chan struct{}), prepared: make(chan struct{})}, nil
+	return &Worker{config: c, began: time.Now(), brakes: map[string]*brake{}, drain: make(chan struct{}), prepared: make(chan struct{}), idle: make(chan struct{})}, nil
+}
+
+func checkStreams(streams []*Stream) error {
+	names := map[string]bool{}
+	for _, s := range streams {
+		if s.Name == "" || s.Target == nil {
+			return fmt.Errorf("stream %q needs a name and a target", s.Name)
+		}
+		if names[s.Name] {
+			return fmt.Errorf("two streams are named %q", s.Name)
+		}
+		names[s.Name] = true
+	}
+	if len(streams) == 0 {
+		return errors.New("there is no stream to hold")
+	}
+	return nil
+}
+
+// left notes that one stream less is held.
+func (w *Worker) left() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.alive--; w.alive == 0 {
+		close(w.idle)
+	}
 }
 
 // StreamError says which streams had to be given up.
@@ -128,7 +156,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	if m, ok := w.config.Journal.(Measurer); ok {
 		h := &holds{
 			journal: w.config.Journal, measure: m, policy: cmp.Or(w.config.WhenFull, FullBlock), most: w.config.MaxBytes,
-			deliverers: w.deliverers, brakes: w.brakes, log: w.config.Log,
+			deliverers: w.deliverers, log: w.config.Log,
+			brakes: func() map[string]*brake { w.mu.Lock(); defer w.mu.Unlock(); return w.brakes },
 		}
 		watch.Go(func() { h.run(sinkCtx) })
 	}
@@ -142,18 +171,28 @@ func (w *Worker) Run(ctx context.Context) error {
 		case <-readCtx.Done():
 		}
 	}()
-	var streams sync.WaitGroup
-	streamErrs := make([]error, len(w.runners))
-	for i, r := range w.runners {
-		streams.Go(func() {
-			streamErrs[i] = r.run(readCtx)
+	w.mu.Lock()
+	w.begin = func(r *runner) {
+		ctx, stop := context.WithCancel(readCtx)
+		r.stop = stop
+		w.alive++
+		go func() {
+			defer stop()
+			err := r.run(ctx)
 			var journal *journalError
-			if errors.As(streamErrs[i], &journal) {
+			if errors.As(err, &journal) {
 				stopReading() // nothing can be promised any more
 			}
-		})
+			r.err = err
+			close(r.done)
+			w.left()
+		}()
 	}
-	streams.Wait()
+	for _, r := range w.runners {
+		w.begin(r)
+	}
+	w.mu.Unlock()
+	<-w.idle
 	stopReading()
 	w.closeIdentities()
 
@@ -174,9 +213,9 @@ func (w *Worker) Run(ctx context.Context) error {
 		return err
 	}
 	var failed []error
-	for _, err := range streamErrs {
-		if err != nil {
-			failed = append(failed, err)
+	for _, r := range w.runners { // nobody changes them any more
+		if r.err != nil {
+			failed = append(failed, r.err)
 		}
 	}
 	if len(failed) > 0 {
@@ -188,9 +227,8 @@ func (w *Worker) Run(ctx context.Context) error {
 // prepare takes up the streams and meets every destination once, before the
 // first event is read.
 func (w *Worker) prepare(ctx context.Context) error {
-	var share *allowance
 	if w.config.MaxEvents > 0 {
-		share = &allowance{left: w.config.MaxEvents, over: w.Drain}
+		w.share = &allowance{left: w.config.MaxEvents, over: w.Drain}
 	}
 	partitions := map[int]bool{}
 	for _, s := range w.config.Streams {
@@ -203,37 +241,29 @@ func (w *Worker) prepare(ctx context.Context) error {
 			w.config.Journal.Release(c.ID, Position{Journal: w.config.Journal.ID(), Partition: p})
 		}
 	}
-	decoders := decodersOf(w.config.Streams)
-	stats := map[string]*streamStats{}
+	w.recipe = newRecipe()
 	for _, s := range w.config.Streams {
-		log, err := w.config.Journal.Stream(ctx, s.Name)
+		r, err := w.take(ctx, s)
 		if err != nil {
 			return err
 		}
-		braked := &brakedLog{StreamLog: log}
-		w.brakes[s.Name] = &braked.brake
-		r, err := newRunner(ctx, s, braked)
-		if err != nil {
-			return err
-		}
-		r.share = share
-		stats[s.Name] = &r.stats
+		w.recipe.add(s)
+		w.recipe.stats[s.Name] = &r.stats
+		w.brakes[s.Name] = r.brake
 		w.runners = append(w.runners, r)
 	}
 	judged := slices.ContainsFunc(w.config.Sinks, func(c SinkConfig) bool { return c.Refused })
 	for _, c := range w.config.Sinks {
-		var layout layout
-		if !c.Refused {
-			var err error
-			if layout, err = layoutOf(&c, w.config.Streams, decoders); err != nil {
-				return fmt.Errorf("sink %s: %w", c.ID, err)
-			}
+		layout, err := w.recipe.layout(&c)
+		if err != nil {
+			return err
 		}
 		for p := range partitions {
 			d := &deliverer{
 				SinkConfig: c, journal: w.config.Journal, partition: p,
-				decoders: decoders, layout: layout, streams: stats, dead: w.config.DeadLetters, judged: judged, log: w.config.Log,
+				dead: w.config.DeadLetters, judged: judged, log: w.config.Log,
 			}
+			d.turn(&delivery{w.recipe, layout})
 			if _, last := w.config.Journal.Bounds(p); c.Latest {
 				d.begin = last
 			}
@@ -261,7 +291,7 @@ func (w *Worker) prepare(ctx context.Context) error {
 					w.config.Log.Warn("sink does not close", "sink", c.ID, "error", err)
 				}
 			}
-			w.deliverers = append(w.deliverers, d)
+			w.deliverers, w.columns = append(w.deliverers, d), append(w.columns, layout.columns)
 		}
 	}
 	return nil
@@ -270,13 +300,31 @@ func (w *Worker) prepare(ctx context.Context) error {
 // lost writes into the ledgers of its streams what has not reached a sink.
 func (w *Worker) lost(ctx context.Context, d *deliverer, gone *DamageError) {
 	note := newNote(NoteLost, Lost{At: time.Now(), Sink: d.ID, FromChunk: gone.From, ToChunk: gone.To, Why: gone.Err.Error()})
-	for _, r := range w.runners {
+	w.mu.Lock()
+	runners := slices.Clone(w.runners)
+	w.mu.Unlock()
+	for _, r := range runners {
 		if d.Wants(r.Name) && d.partition == w.config.Journal.Partition(r.Name) {
 			if err := r.log.Note(ctx, note); err != nil {
 				w.config.Log.Warn("the ledger could not be written", "stream", r.Name, "error", err)
 			}
 		}
 	}
+}
+
+// take takes up a stream that is about to be held.
+func (w *Worker) take(ctx context.Context, s *Stream) (*runner, error) {
+	log, err := w.config.Journal.Stream(ctx, s.Name)
+	if err != nil {
+		return nil, err
+	}
+	braked := &brakedLog{StreamLog: log}
+	r, err := newRunner(ctx, s, braked)
+	if err != nil {
+		return nil, err
+	}
+	r.brake, r.share, r.done = &braked.brake, w.share, make(chan struct{})
+	return r, nil
 }
 
 // allowance is how many events the streams of a worker may still take. A nil
@@ -321,7 +369,7 @@ func (a *allowance) done() bool {
 
 func (w *Worker) closeIdentities() {
 	for _, r := range w.runners {
-		r.Identities.Close()
+		r.now().Identities.Close()
 	}
 }
 
@@ -338,10 +386,13 @@ func (w *Worker) Stats() Stats {
 	default:
 		return out
 	}
-	for _, r := range w.runners {
+	w.mu.Lock()
+	runners := slices.Clone(w.runners)
+	w.mu.Unlock()
+	for _, r := range runners {
 		s := r.stats.snapshot(now)
-		s.Logins = r.Identities.Logins()
-		if why := w.brakes[r.Name].why(); why != "" {
+		s.Logins = r.now().Identities.Logins()
+		if why := r.brake.why(); why != "" {
 			s.State, s.Detail = "blocked", why
 		}
 		first := true
