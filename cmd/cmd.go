@@ -158,7 +158,7 @@ interrupt.`,
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.runCommand(), a.tailCommand(), a.coverageCommand(), a.deadCommand(), a.journalCommand(), a.checkCommand(), a.loginCommand(), a.sessionsCommand(), a.demoCommand(), a.installCommand(), a.queryCommand(), a.proxiesCommand(), a.versionCommand())
+	root.AddCommand(a.runCommand(), a.reloadCommand(), a.rotateCommand(), a.tailCommand(), a.coverageCommand(), a.deadCommand(), a.journalCommand(), a.checkCommand(), a.loginCommand(), a.sessionsCommand(), a.demoCommand(), a.installCommand(), a.queryCommand(), a.proxiesCommand(), a.versionCommand())
 	return root
 }
 

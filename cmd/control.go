@@ -32,7 +32,7 @@ type poolState struct {
 
 // serveControl answers at the control socket until the function it returns is
 // called. A worker that cannot have one runs without.
-func (w *wiring) serveControl() (stop func()) {
+func (w *wiring) serveControl(r *reloader) (stop func()) {
 	path := filepath.Join(w.data, controlFile)
 	// A worker that was killed has left it behind; the journal's lock says that
 	// there is no other one.
@@ -45,7 +45,7 @@ func (w *wiring) serveControl() (stop func()) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /exits", func(rw http.ResponseWriter, _ *http.Request) {
 		states := []poolState{}
-		for _, k := range w.named {
+		for _, k := range r.pools() {
 			states = append(states, poolState{k.name, k.pool.Stats()})
 		}
 		answer(rw, states, nil)
@@ -61,6 +61,19 @@ func (w *wiring) serveControl() (stop func()) {
 			list, err = ask.read(r.Context(), w.data, w.journal)
 		}
 		answer(rw, list, err)
+	})
+	mux.HandleFunc("POST /reload", func(rw http.ResponseWriter, req *http.Request) {
+		done, err := r.reload(req.Context())
+		answer(rw, done, err)
+	})
+	mux.HandleFunc("POST /rotate", func(rw http.ResponseWriter, req *http.Request) {
+		var names []string
+		err := json.NewDecoder(req.Body).Decode(&names)
+		n := 0
+		if err == nil {
+			n, err = r.rotate(names)
+		}
+		answer(rw, n, err)
 	})
 	mux.HandleFunc("POST /dead/retry", func(rw http.ResponseWriter, r *http.Request) {
 		done, err := w.sendDead(r.Context(), r.Body)
@@ -110,7 +123,7 @@ func askWorker(ctx context.Context, data, method, path string, body io.Reader, i
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 		code, err := strconv.Atoi(resp.Header.Get(exitHeader))
 		if err != nil {
 			code = ExitError

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,14 +30,31 @@ type followed struct {
 	exits *targets.Exits
 }
 
+// exits are the ways out of a target, its own or those of a pool; nil where it
+// leaves directly.
+func (w *wiring) exits(f *targets.File) *targets.Exits {
+	switch {
+	case f.Proxies == nil:
+		return nil
+	case f.Proxies.Pool != "":
+		return &w.worker.Pools[f.Proxies.Pool].Exits
+	}
+	return &f.Proxies.Exits
+}
+
+// poolName is what people call the pool of a target.
+func poolName(f *targets.File) string {
+	if f.Proxies.Pool != "" {
+		return "pool/" + f.Proxies.Pool
+	}
+	return "target/" + f.Name
+}
+
 // pool makes the pool of a target, or takes the one that targets share.
 func (w *wiring) pool(f *targets.File) (*proxies.Pool, error) {
-	exits, name := &f.Proxies.Exits, "target/"+f.Name
-	if f.Proxies.Pool != "" {
-		if shared := w.pools[f.Proxies.Pool]; shared != nil {
-			return shared, nil
-		}
-		exits, name = &w.worker.Pools[f.Proxies.Pool].Exits, "pool/"+f.Proxies.Pool
+	exits, name := w.exits(f), poolName(f)
+	if shared := w.pools[f.Proxies.Pool]; shared != nil {
+		return shared, nil
 	}
 	pool, err := proxies.New(proxies.Config{
 		Exits:           exits.List(),
@@ -53,7 +71,7 @@ func (w *wiring) pool(f *targets.File) (*proxies.Pool, error) {
 	if f.Proxies.Pool != "" {
 		w.pools[f.Proxies.Pool] = pool
 	}
-	w.named = append(w.named, namedPool{name, pool})
+	w.named = append(slices.DeleteFunc(w.named, func(p namedPool) bool { return p.name == name }), namedPool{name, pool})
 	if exits.File != "" {
 		w.followed = append(w.followed, followed{pool, exits})
 	}

@@ -87,17 +87,17 @@ func (a *app) login(ctx context.Context, paths []string, o loginFlags) error {
 		return fail(ExitSetup, err)
 	}
 	defer closeBrowser()
-	identities, err := w.identities(f)
+	t, err := w.wire(f, wired{})
 	if err != nil {
 		return fail(ExitUsage, err)
 	}
-	defer identities.Close()
+	defer t.identities.Close()
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stop := context.AfterFunc(a.drain, func() { cancel(errAborted) })
 	defer stop()
-	credential, exit, err := identities.Login(ctx, o.exit)
+	credential, exit, err := t.identities.Login(ctx, o.exit)
 	if !workerRuns(ctx, o.data) {
 		w.saveExits(nil) // when a session began, which a worker keeps by itself
 	}

@@ -39,7 +39,7 @@ const (
 func (a *app) newProgress(o runFlags) (*progress, error) {
 	p := &progress{out: a.stderr}
 	file, _ := a.stderr.(*os.File)
-	terminal := file != nil && term.IsTerminal(int(file.Fd()))
+	terminal := isTerminal(a.stderr)
 	switch o.progress {
 	case "auto":
 		p.live = terminal
@@ -74,6 +74,11 @@ func (a *app) newProgress(o runFlags) (*progress, error) {
 		return nil, fmt.Errorf("--log-format %s: use text or json", o.logFormat)
 	}
 	return p, nil
+}
+
+func isTerminal(w io.Writer) bool {
+	file, _ := w.(*os.File)
+	return file != nil && term.IsTerminal(int(file.Fd()))
 }
 
 // begin shows the worker's state until the function it returns is called.
@@ -188,16 +193,16 @@ func total(m map[framework.Cause]uint64) (n uint64) {
 // rates turns counters into events per second.
 type rates struct {
 	at     time.Time
-	events []uint64
+	events map[string]uint64 // by stream: others may come, and old ones begin anew
 }
 
 func (r *rates) of(s framework.Stats) []string {
 	now := time.Now()
-	out, events := make([]string, len(s.Streams)), make([]uint64, len(s.Streams))
+	out, events := make([]string, len(s.Streams)), map[string]uint64{}
 	for i, st := range s.Streams {
-		events[i], out[i] = st.Events, "-"
-		if d := now.Sub(r.at); i < len(r.events) && d > 0 {
-			out[i] = fmt.Sprintf("%.1f", float64(st.Events-r.events[i])/d.Seconds())
+		events[st.Name], out[i] = st.Events, "-"
+		if had, ok := r.events[st.Name]; ok && had <= st.Events && now.After(r.at) {
+			out[i] = fmt.Sprintf("%.1f", float64(st.Events-had)/now.Sub(r.at).Seconds())
 		}
 	}
 	r.at, r.events = now, events

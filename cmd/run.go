@@ -39,7 +39,8 @@ func (a *app) runCommand() *cobra.Command {
 		Long: `run holds the streams of the target files until it is interrupted. The first
 interrupt stops reading and delivers what was read; a second one stops at once,
 and the next run goes on from there. What was read is in the journal in the data
-directory before it counts, so that nothing is lost or doubled either way.`,
+directory before it counts, so that nothing is lost or doubled either way.
+SIGHUP has the files read again: see scrape reload.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, paths []string) error { return a.run(c.Context(), paths, o) },
 	}
@@ -124,12 +125,14 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 		return fail(ExitUsage, err)
 	}
 	defer w.keepExits(ctx)()
-	defer w.serveControl()()
 	config.MaxEvents = o.maxEvents
 	held, err := framework.NewWorker(config)
 	if err != nil {
 		return fail(ExitUsage, err)
 	}
+	again := &reloader{app: a, held: held, paths: paths, config: o.config, keyFile: o.keyFile, log: log, w: w}
+	defer w.serveControl(again)()
+	defer again.onHangup(ctx)()
 
 	stop := context.AfterFunc(a.drain, held.Drain)
 	defer stop()

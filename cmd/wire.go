@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/holdline/scrape/auth"
 	"github.com/holdline/scrape/auth/browser"
 	"github.com/holdline/scrape/auth/oauth"
 	"github.com/holdline/scrape/auth/store"
@@ -44,7 +45,8 @@ type wiring struct {
 	restart []string // sinks that are to begin anew
 	log     *slog.Logger
 
-	commons  *proxies.Commons // what all pools share
+	wired    map[string]*wired // by target
+	commons  *proxies.Commons  // what all pools share
 	followed []followed
 	named    []namedPool                  // all pools, for `scrape proxies list`
 	pools    map[string]*proxies.Pool     // by name in scrape.yaml
@@ -52,10 +54,19 @@ type wiring struct {
 	budget   *sse.Budget
 }
 
+// wired is what a target has.
+type wired struct {
+	pool       *proxies.Pool // nil where it leaves directly
+	keeper     *auth.Keeper  // nil where it is anonymous
+	logins     []*browser.Source
+	identities *framework.Identities
+	streams    map[string]*framework.Stream // by their names in the file
+}
+
 // reset has nothing shared yet, but what an earlier run has kept of the exits.
 func (w *wiring) reset() {
 	w.recallExits()
-	w.logins = map[*targets.File][]*browser.Source{}
+	w.wired, w.logins = map[string]*wired{}, map[*targets.File][]*browser.Source{}
 	w.pools, w.limits, w.budget = map[string]*proxies.Pool{}, map[string]*framework.Limits{}, sse.NewBudget(unfinishedBytes)
 }
 
@@ -68,14 +79,17 @@ func (w *wiring) config() (framework.Config, error) {
 	if w.worker != nil {
 		c.MaxBytes, c.WhenFull = int64(w.worker.Journal.MaxBytes), framework.FullPolicy(w.worker.Journal.WhenFull)
 	}
+	w.setLimits()
 	known := []string{}
 	for _, f := range w.files {
-		identities, err := w.identities(f)
+		t, err := w.wire(f, wired{})
 		if err != nil {
 			return c, fmt.Errorf("%s: %w", f.Path, err)
 		}
 		for i := range f.Streams {
-			c.Streams = append(c.Streams, w.stream(f, &f.Streams[i], identities))
+			st := &f.Streams[i]
+			t.streams[st.Name] = w.stream(f, st, t.identities)
+			c.Streams = append(c.Streams, t.streams[st.Name])
 		}
 		for i := range f.Sinks {
 			sink := w.sink(f, &f.Sinks[i])
@@ -105,17 +119,37 @@ func (w *wiring) config() (framework.Config, error) {
 	return c, nil
 }
 
+// paces are how hard each host may be knocked at. Two targets may name one: the
+// stricter wish counts.
+func (w *wiring) paces() map[string]*framework.Limits {
+	paces := map[string]*framework.Limits{}
+	for _, f := range w.files {
+		for i := range f.Streams {
+			host := framework.Request{URL: f.Streams[i].URL}.Host()
+			p := paces[host]
+			if p == nil {
+				p = &framework.Limits{ConnectsPerSecond: f.Limits.ConnectsPerSecond, Burst: f.Limits.Burst, StreamsPerHost: f.Limits.StreamsPerHost}
+				paces[host] = p
+			}
+			p.ConnectsPerSecond = min(p.ConnectsPerSecond, f.Limits.ConnectsPerSecond)
+			p.Burst = min(p.Burst, f.Limits.Burst)
+			p.StreamsPerHost = min(p.StreamsPerHost, f.Limits.StreamsPerHost)
+		}
+	}
+	return paces
+}
+
+// setLimits gives hosts limits that have none yet.
+func (w *wiring) setLimits() {
+	for host, pace := range w.paces() {
+		if w.limits[host] == nil {
+			w.limits[host] = pace
+		}
+	}
+}
+
 func (w *wiring) stream(f *targets.File, st *targets.Stream, identities *framework.Identities) *framework.Stream {
 	host := framework.Request{URL: st.URL}.Host()
-	limits := w.limits[host]
-	if limits == nil {
-		limits = &framework.Limits{ConnectsPerSecond: f.Limits.ConnectsPerSecond, Burst: f.Limits.Burst, StreamsPerHost: f.Limits.StreamsPerHost}
-		w.limits[host] = limits
-	}
-	// Two targets may name one host: the stricter wish counts.
-	limits.ConnectsPerSecond = min(limits.ConnectsPerSecond, f.Limits.ConnectsPerSecond)
-	limits.Burst = min(limits.Burst, f.Limits.Burst)
-	limits.StreamsPerHost = min(limits.StreamsPerHost, f.Limits.StreamsPerHost)
 	held := &framework.Stream{
 		Name:         f.Name + "/" + st.Name,
 		Target:       f.Target,
@@ -133,7 +167,7 @@ func (w *wiring) stream(f *targets.File, st *targets.Stream, identities *framewo
 		Lines:        st.Lines,
 		ReplayCheck:  st.ReplayCheck,
 		From:         framework.Cursor(st.From),
-		Limits:       limits,
+		Limits:       w.limits[host],
 		Budget:       w.budget,
 		Log:          w.log,
 	}
@@ -188,41 +222,61 @@ func (w *wiring) sink(f *targets.File, s *targets.Sink) framework.SinkConfig {
 	}
 }
 
-func (w *wiring) identities(f *targets.File) (*framework.Identities, error) {
-	c := framework.IdentityConfig{Key: f.Name, MaxStreams: f.Limits.StreamsPerCredential, Log: w.log.With("target", f.Name)}
+// wire makes what the streams of a target share, but for what is kept.
+func (w *wiring) wire(f *targets.File, kept wired) (*wired, error) {
+	t := &kept
+	t.streams, w.wired[f.Name] = map[string]*framework.Stream{}, t
+	if t.identities != nil {
+		return t, nil
+	}
+	c := framework.IdentityConfig{Key: f.Name, Hosts: credentialHosts(f), MaxStreams: f.Limits.StreamsPerCredential, Log: w.log.With("target", f.Name)}
+	var err error
+	if p := f.Proxies; p != nil {
+		c.Kind, c.Fallback = p.Kind, p.Fallback
+		if t.pool == nil {
+			if t.pool, err = w.pool(f); err != nil {
+				return nil, err
+			}
+		}
+		c.Pool = t.pool
+	}
+	if f.Auth != nil {
+		if t.keeper == nil {
+			if t.keeper, err = w.keeper(f); err != nil {
+				return nil, err
+			}
+			t.logins = w.logins[f]
+		}
+		c.Keeper = t.keeper
+	}
+	if readsInside(f) && !w.byHand {
+		c.Browser = &browser.Reader{Runtime: w.runtime, Logins: t.logins, Log: w.log.With("target", f.Name)}
+	}
+	t.identities = framework.NewIdentities(c)
+	return t, nil
+}
+
+// credentialHosts are those that may see the target's credential. The first one
+// is the target's.
+func credentialHosts(f *targets.File) (hosts []string) {
 	addresses := []string{}
 	for i := range f.Streams {
 		addresses = append(addresses, f.Streams[i].URL)
 	}
-	for i := range f.Streams { // after the streams': the first host is the target's
+	for i := range f.Streams {
 		if b := f.Streams[i].Backfill; b != nil {
 			addresses = append(addresses, b.URL)
 		}
 	}
 	for _, address := range addresses {
-		if u, err := url.Parse(address); err == nil && u.Host != "" && !slices.Contains(c.Hosts, u.Host) {
-			c.Hosts = append(c.Hosts, u.Host)
+		if u, err := url.Parse(address); err == nil && u.Host != "" && !slices.Contains(hosts, u.Host) {
+			hosts = append(hosts, u.Host)
 		}
 	}
 	if h, ok := f.Target.(framework.Hoster); ok {
-		c.Hosts = append(c.Hosts, h.Hosts()...)
+		hosts = append(hosts, h.Hosts()...)
 	}
-	var err error
-	if p := f.Proxies; p != nil {
-		c.Kind, c.Fallback = p.Kind, p.Fallback
-		if c.Pool, err = w.pool(f); err != nil {
-			return nil, err
-		}
-	}
-	if f.Auth != nil {
-		if c.Keeper, err = w.keeper(f); err != nil {
-			return nil, err
-		}
-	}
-	if readsInside(f) && !w.byHand {
-		c.Browser = &browser.Reader{Runtime: w.runtime, Logins: w.logins[f], Log: w.log.With("target", f.Name)}
-	}
-	return framework.NewIdentities(c), nil
+	return hosts
 }
 
 // readsInside tells whether a stream is read inside the browser.

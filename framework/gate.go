@@ -13,10 +13,10 @@ import (
 // gate counts what may be open at once, and queues those who wait, in order.
 // Its zero value lets everybody through.
 type gate struct {
-	what  string // what is capped, for errors
-	limit int    // 0 for none
+	what string // what is capped, for errors
 
 	mu    sync.Mutex
+	limit int // 0 for none
 	used  int
 	held  map[string]int // of which by whom
 	queue list.List      // of *gateTicket
@@ -56,10 +56,11 @@ func (e *LimitError) Error() string {
 // ctx's or a *LimitError. leave gives the place to the next in the queue and
 // may be called more than once.
 func (g *gate) enter(ctx context.Context, who string, wait bool) (leave func(), err error) {
-	if g == nil || g.limit <= 0 {
+	g.mu.Lock()
+	if g.limit <= 0 {
+		g.mu.Unlock()
 		return func() {}, nil
 	}
-	g.mu.Lock()
 	began := time.Now()
 	if g.used < g.limit && g.queue.Len() == 0 {
 		g.take(who)
@@ -115,11 +116,25 @@ func (g *gate) put(who string) {
 	if g.held[who]--; g.held[who] == 0 {
 		delete(g.held, who)
 	}
-	for g.used < g.limit && g.queue.Len() > 0 {
+	g.admit()
+}
+
+// admit lets those in for whom there is a place.
+func (g *gate) admit() {
+	for (g.limit <= 0 || g.used < g.limit) && g.queue.Len() > 0 {
 		t := g.queue.Remove(g.queue.Front()).(*gateTicket)
 		g.take(t.who)
 		close(t.ready)
 	}
+}
+
+// change sets another limit. Who is in stays; who came in while there was none
+// is not counted.
+func (g *gate) change(limit int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.limit = limit
+	g.admit()
 }
 
 func (g *gate) leaver(who string) func() {

@@ -95,6 +95,13 @@ func NewIdentities(c IdentityConfig) *Identities {
 	return m
 }
 
+// SetMaxStreams changes IdentityConfig.MaxStreams from now on.
+func (m *Identities) SetMaxStreams(n int) {
+	if m.config.Keeper != nil {
+		m.gate.change(n)
+	}
+}
+
 // slot returns the identities of the n-th line of a stream that is held by
 // several: n is 0 for those of the first one, m itself. Each slot has an exit
 // of its own, as far as there are as many.

@@ -26,6 +26,34 @@ type Limits struct {
 	lines map[string]int // connections that streams hold of a host
 }
 
+// Change has the limits be those of to from now on, also for who waits
+// already. What to has counted makes no difference.
+func (l *Limits) Change(to *Limits) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ConnectsPerSecond, l.Burst, l.StreamsPerHost = to.ConnectsPerSecond, to.Burst, to.StreamsPerHost
+	for _, lim := range l.hosts {
+		pace, burst := l.pace()
+		lim.SetLimit(pace)
+		lim.SetBurst(burst)
+	}
+	for _, g := range l.gates {
+		g.change(l.StreamsPerHost)
+	}
+}
+
+// pace is what the limits say of connection attempts.
+func (l *Limits) pace() (rate.Limit, int) {
+	pace, burst := rate.Limit(l.ConnectsPerSecond), l.Burst
+	if pace == 0 {
+		pace = 2
+	}
+	if burst == 0 {
+		burst = 4
+	}
+	return pace, burst
+}
+
 // join counts the lines of a stream that begins.
 func (l *Limits) join(host string, lines int) (leave func()) {
 	add := func(n int) {
@@ -78,14 +106,7 @@ func (l *Limits) limiter(host string) *rate.Limiter {
 	defer l.mu.Unlock()
 	lim := l.hosts[host]
 	if lim == nil {
-		pace, burst := rate.Limit(l.ConnectsPerSecond), l.Burst
-		if pace == 0 {
-			pace = 2
-		}
-		if burst == 0 {
-			burst = 4
-		}
-		lim = rate.NewLimiter(pace, burst)
+		lim = rate.NewLimiter(l.pace())
 		if l.hosts == nil {
 			l.hosts = map[string]*rate.Limiter{}
 		}

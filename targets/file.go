@@ -53,6 +53,8 @@ type File struct {
 	Path string `yaml:"-"`
 	// Target is what the plugin made of the file.
 	Target framework.Target `yaml:"-"`
+
+	settings any // what the plugin read of options
 }
 
 // Stream is one logical feed of a target. How often it is silent, broken or
@@ -296,6 +298,7 @@ func (f *File) callPlugin(s *section) {
 		return
 	}
 	target, err := plugin(f, func(into any) error {
+		f.settings = into
 		if f.Options == nil {
 			return d.defaults(into, s.node, "options")
 		}

@@ -47,6 +47,7 @@ type Sink struct {
 	Wanted func(*framework.Record) (bool, error) `yaml:"-"`
 
 	at, where ast.Node
+	settings  any // what the kind read
 }
 
 // Batch says when the records gathered are delivered: as soon as one of the
@@ -204,14 +205,17 @@ func (s *Sink) decodeUse(sec *section) {
 		sec.wrong("use", "there is no sink "+show(s.Use), didYouMean("sinks in scrape.yaml", s.Use, keysOf(sinks)))
 		return
 	}
-	s.Kind, s.Plan, s.Batch = named.Kind, named.Plan, named.Batch
+	s.Kind, s.Plan, s.Batch, s.settings = named.Kind, named.Plan, named.Batch, named.settings
 }
 
 // call has the kind read its settings.
 func (s *Sink) call(sec *section, e entry, kind SinkKind) {
 	d, path := sec.d, join(sec.path, e.name)
 	before := len(d.problems)
-	plan, err := kind(func(into any) error { return d.decodeInto(e.value, into, path) })
+	plan, err := kind(func(into any) error {
+		s.settings = into
+		return d.decodeInto(e.value, into, path)
+	})
 	s.Plan = plan
 	if err != nil && len(d.problems) == before {
 		sec.wrong(e.name, fmt.Sprintf("sink %s: %s", e.name, d.hide(err.Error())), "")

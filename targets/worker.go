@@ -66,12 +66,14 @@ type NamedSink struct {
 	Kind string `yaml:"-"`
 	// Plan is what the kind understood.
 	Plan SinkPlan `yaml:"-"`
+
+	settings any // what the kind read
 }
 
 func (n *NamedSink) decodeNode(d *decoder, node ast.Node, path string) {
 	s := Sink{Batch: n.Batch}
 	s.decode(d, node, path, false)
-	n.Batch, n.Kind, n.Plan = s.Batch, s.Kind, s.Plan
+	n.Batch, n.Kind, n.Plan, n.settings = s.Batch, s.Kind, s.Plan, s.settings
 }
 
 // Journal says where the journal lies and how much it keeps.

@@ -211,6 +211,9 @@ func (w *Watcher) stream(now time.Time, s *framework.StreamStats, tell func(Kind
 		v.gaps, v.gapsTold = n, now
 	}
 
+	if n := len(v.counts); n > 0 && (s.Events < v.counts[n-1].events || s.DeadLetters < v.counts[n-1].dead) {
+		v.counts = nil // it was taken out and put back
+	}
 	if n := len(v.counts); n == 0 {
 		v.counts = append(v.counts, count{at: now}) // the run has just begun
 	} else if now.Sub(v.counts[n-1].at) >= deadWindow/10 {
