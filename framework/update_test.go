@@ -486,3 +486,47 @@ func TestUpdateOfADecoder(t *testing.T) {
 		}
 	})
 }
+
+// Other limits hold at once, also for those who wait.
+func TestLimitsChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &Limits{ConnectsPerSecond: 1, Burst: 1, StreamsPerHost: 1}
+		ids := NewIdentities(IdentityConfig{Key: "t", MaxStreams: 1, Keeper: auth.NewKeeper(auth.Config{Source: &countingSource{}})})
+		for _, g := range []*gate{l.gate("site"), &ids.gate} {
+			if _, err := g.enter(t.Context(), "first", true); err != nil {
+				t.Fatal(err)
+			}
+			entered := make(chan error)
+			go func() { _, err := g.enter(t.Context(), "second", true); entered <- err }()
+			synctest.Wait()
+			began := time.Now()
+			l.Change(&Limits{ConnectsPerSecond: 10, Burst: 2, StreamsPerHost: 2})
+			ids.SetMaxStreams(2)
+			if err := <-entered; err != nil || !time.Now().Equal(began) {
+				t.Errorf("after %v: %v", time.Since(began), err)
+			}
+			if _, err := g.enter(t.Context(), "third", false); err == nil {
+				t.Error("three are in")
+			}
+		}
+		began := time.Now()
+		for range 12 {
+			if err := l.Wait(t.Context(), "site"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("twelve attempts took %v, want two at once and ten a second", took)
+		}
+		l.Change(&Limits{})
+		began = time.Now()
+		for range 4 {
+			if err := l.Wait(t.Context(), "site"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(began).Round(time.Millisecond); took != 2*time.Second {
+			t.Errorf("four attempts took %v, want two a second", took)
+		}
+	})
+}
