@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -163,6 +164,10 @@ func TestRotationOfStreamsThatShareAnIdentity(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		if n := w.Rotate(func(string) bool { return true }); n != 5 {
 			t.Errorf("%d streams change", n)
+		}
+		time.Sleep(time.Millisecond)
+		if n := s.opened(); n < 4 {
+			t.Errorf("only %d connections are left of 5, long before their turn", n)
 		}
 		time.Sleep(15 * time.Second)
 		exits := map[string]bool{}
@@ -354,6 +359,37 @@ func TestUpdateOfIdentities(t *testing.T) {
 	})
 }
 
+// A login with what is not used any more leaves nothing behind, and a stream
+// without room for two connections changes over by a break, without waiting.
+func TestUpdateDuringALogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &site{every: time.Second, start: time.Now(), replay: true}
+		one, two := twoExits(t, "one"), twoExits(t, "two")
+		limits := &Limits{ConnectsPerSecond: 1000, Burst: 1000, StreamsPerHost: 1}
+		stream := func(pool *proxies.Pool) []*Stream {
+			ids := NewIdentities(IdentityConfig{Key: "t", Pool: pool, Keeper: auth.NewKeeper(auth.Config{Source: &countingSource{}})})
+			return []*Stream{{Name: "t/s", Target: s, Limits: limits, StaleAfter: -1, Identities: ids}}
+		}
+		j := newLogsJournal()
+		w, end := holding(t, Config{Journal: j, Streams: stream(one)})
+		time.Sleep(time.Second) // a login takes two
+		if _, err := w.Update(t.Context(), stream(two)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(9 * time.Second)
+		if got := statsOf(t, w, "t/s").Exit; got != "two" || leases(one) != 0 || leases(two) != 1 || s.connections() != 2 || s.atMost() != 1 {
+			t.Errorf("through %s, leases %d and %d, %d connections, at most %d at once", got, leases(one), leases(two), s.connections(), s.atMost())
+		}
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+		// After so few events the ledger cannot know that ids count by one.
+		if got := j.log("t/s").data(); len(got) < 9 || !slices.Equal(got, numbers(1, len(got))) {
+			t.Errorf("got %v", got)
+		}
+	})
+}
+
 func TestUpdateOfTheNumberOfLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &site{every: time.Second, start: time.Now()}
@@ -377,6 +413,57 @@ func TestUpdateOfTheNumberOfLines(t *testing.T) {
 			t.Error(err)
 		}
 		wantNumbers(t, j.log("t/s"), 300)
+	})
+}
+
+// A line that is one too many stays while those that are to stay bring nothing.
+func TestTheLastLineThatDeliversStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &site{every: time.Second, start: time.Now()}
+		var mu sync.Mutex
+		down, conns := false, map[string]*siteConn{}
+		target := TargetFunc(func(ctx context.Context, sess *Session, from Cursor) (Connection, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if down {
+				return nil, errors.New("down")
+			}
+			c, err := s.Open(ctx, sess, from)
+			conns[sess.Exit] = c.(*siteConn)
+			return c, err
+		})
+		ids := NewIdentities(IdentityConfig{Key: "t", Pool: twoExits(t, "one", "two", "three")})
+		stream := func(lines int) []*Stream {
+			return []*Stream{{Name: "t/s", Target: target, Limits: quickly(), Identities: ids, StaleAfter: -1, Lines: lines}}
+		}
+		j := newLogsJournal()
+		w, end := holding(t, Config{Journal: j, Streams: stream(3)})
+		time.Sleep(5500 * time.Millisecond)
+		first := ids.latest(nil)
+		mu.Lock()
+		down = true
+		conns[first.lease.exit()].feed.CloseWithError(io.EOF)
+		mu.Unlock()
+		first.release()
+		time.Sleep(time.Second)
+		if _, err := w.Update(t.Context(), stream(1)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Second)
+		if n := s.opened(); n != 2 {
+			t.Errorf("%d connections are open while the first line has none", n)
+		}
+		mu.Lock()
+		down = false
+		mu.Unlock()
+		time.Sleep(2 * time.Minute)
+		if n := s.opened(); n != 1 {
+			t.Errorf("%d connections are open", n)
+		}
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+		wantNumbers(t, j.log("t/s"), 140)
 	})
 }
 
