@@ -78,7 +78,7 @@ func (d *reloaded) rows() (rows []reloadedRow) {
 	}{
 		{d.Added, "added"},
 		{d.Removed, "removed"},
-		{d.Changed, "changed, with a connection of its own to come"},
+		{d.Changed, "changed, and is being handed over"},
 		{d.Decoded, "changed in its records; its connections stay"},
 		{d.Limits, "other limits from now on"},
 		{d.Exits, "other exits from now on"},
@@ -109,9 +109,11 @@ func (r *reloader) reload(ctx context.Context) (done reloaded, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer func() {
-		if err != nil {
+		if exit := (*exitError)(nil); errors.As(err, &exit) && exit.code == ExitUsage {
 			r.log.Error("the files were not taken up, and everything goes on as it was", "error", err)
 			return
+		} else if err != nil {
+			r.log.Error("the files were taken up in part: start again", "error", err)
 		}
 		for _, row := range done.rows() {
 			r.log.Info("reloaded", "of", row.name, "what", row.what)
@@ -137,14 +139,17 @@ func (r *reloader) reload(ctx context.Context) (done reloaded, err error) {
 	}
 	if err != nil {
 		for name, t := range next.wired {
-			if was := r.w.wired[name]; t.identities != was.identities {
+			if was := r.w.wired[name]; t.identities != nil && t.identities != was.identities {
 				t.identities.Close()
 			}
 		}
-		if !errors.Is(err, framework.ErrNotHeld) {
-			err = fmt.Errorf("%w: restart to apply", err)
+		switch rows := done.rows(); {
+		case len(rows) > 0: // the journal failed: the worker is about to end
+			return done, fail(ExitError, err)
+		case errors.Is(err, framework.ErrNotHeld):
+			return done, fail(ExitUsage, fmt.Errorf("%w: it is about to begin or to end; try again", err))
 		}
-		return done, fail(ExitUsage, err)
+		return done, fail(ExitUsage, fmt.Errorf("%w: restart to apply", err))
 	}
 	done.Limits, done.Exits, err = next.settle(r.w)
 	r.w = next

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,24 @@ import (
 // terminal is what a process takes for one of that size; what it shows is in
 // the output.
 func terminal(t *testing.T, columns, rows uint16) (*os.File, *output) {
+	t.Helper()
+	master, slave := pseudoTerminal(t, columns, rows)
+	shown := &output{}
+	go func() {
+		b := make([]byte, 4096)
+		for {
+			n, err := master.Read(b)
+			shown.Write(b[:n])
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return slave, shown
+}
+
+// pseudoTerminal is both ends of a terminal.
+func pseudoTerminal(t *testing.T, columns, rows uint16) (master, slave *os.File) {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -33,23 +52,12 @@ func terminal(t *testing.T, columns, rows uint16) (*os.File, *output) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { slave.Close() })
-	shown := &output{}
-	go func() {
-		b := make([]byte, 4096)
-		for {
-			n, err := master.Read(b)
-			shown.Write(b[:n])
-			if err != nil {
-				return
-			}
-		}
-	}()
-	return slave, shown
+	return master, slave
 }
 
 // On a terminal the state is a table that is drawn in place; rows are cut to
@@ -77,4 +85,22 @@ func TestLiveTable(t *testing.T) {
 	}
 	says(t, r.stdout.String(), "After ", "ticks/feed: ")
 	saysNot(t, r.stdout.String(), "\x1b", "STREAM")
+}
+
+// When the terminal is closed that it runs in, a worker ends in good order.
+func TestTheTerminalIsClosed(t *testing.T) {
+	t.Parallel()
+	feed := ticks(t, "== answer 200 text/event-stream\n== again\n== count 1000000 5ms\n")
+	p := newPlace(t)
+	p.write("ticks.yaml", ticksFile, map[string]any{"URL": feed.URL})
+	master, slave := pseudoTerminal(t, 100, 24)
+	r := p.startWith(func(c *exec.Cmd) {
+		c.Stdin, c.Stderr = slave, slave
+		c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	}, "scrape", "run", "ticks.yaml", "--progress", "none")
+	slave.Close()
+	r.until("events", func() bool { return feed.sent.Load() > 20 })
+	master.Close()
+	r.wait(0)
+	says(t, r.stdout.String(), "ticks/feed: ")
 }
