@@ -15,11 +15,11 @@ type definition struct {
 	types  map[string]bool // nil for all
 	own    bool            // Identities were made for the stream alone
 	turn   uint64          // how often other exits were asked for
-	over   chan struct{}   // closed when the stream is to be read otherwise
+	serial uint64          // how often the stream was to be read otherwise
 }
 
 func define(s *Stream) *definition {
-	d := &definition{Stream: s.withDefaults(), own: s.Identities == nil, over: make(chan struct{})}
+	d := &definition{Stream: s.withDefaults(), own: s.Identities == nil}
 	if len(s.Types) > 0 {
 		d.types = map[string]bool{}
 		for _, t := range s.Types {
@@ -56,9 +56,14 @@ func (r *runner) change(s *Stream) bool {
 	}
 	def := define(s)
 	def.own, def.turn = old.own && def.Identities == old.Identities || def.own, old.turn
+	def.serial = old.serial + 1
 	r.def.Store(def)
-	close(old.over)
+	if r.changed != nil {
+		close(r.changed)
+		r.changed = nil
+	}
 	if r.begin != nil {
+		old.Limits.join(old.Host, -old.Lines)
 		r.settleIn(def)
 	}
 	r.replace()
@@ -97,8 +102,7 @@ func (r *runner) works() bool {
 // settleIn has as many lines as the definition says at work. It runs under
 // r.mu.
 func (r *runner) settleIn(def *definition) {
-	r.unjoin()
-	r.unjoin = def.Limits.join(def.Host, def.Lines)
+	def.Limits.join(def.Host, def.Lines)
 	for slot := range def.Lines {
 		if r.slots[slot] == 0 {
 			r.begin(r.anotherLine(slot, def.Identities.slot(slot)))
@@ -142,15 +146,23 @@ func (r *runner) rest(ctx context.Context, d time.Duration, def *definition, s *
 	if d <= 0 {
 		return ctx.Err()
 	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-def.over:
-		s.backoff, s.failures, s.silences, s.cured = nil, 0, 0, false
-		return ctx.Err()
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	r.mu.Lock()
+	if r.changed == nil {
+		r.changed = make(chan struct{})
 	}
+	changed, same := r.changed, r.now().serial == def.serial
+	r.mu.Unlock()
+	if same {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			return nil
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	s.backoff, s.failures, s.silences, s.cured = nil, 0, 0, false
+	return ctx.Err()
 }

@@ -54,20 +54,17 @@ func (l *Limits) pace() (rate.Limit, int) {
 	return pace, burst
 }
 
-// join counts the lines of a stream that begins.
-func (l *Limits) join(host string, lines int) (leave func()) {
-	add := func(n int) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.lines == nil {
-			l.lines = map[string]int{}
-		}
-		if l.lines[host] += n; l.lines[host] == 0 {
-			delete(l.lines, host)
-		}
+// join counts the lines of a stream that begins, and with a minus takes them
+// back.
+func (l *Limits) join(host string, lines int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lines == nil {
+		l.lines = map[string]int{}
 	}
-	add(lines)
-	return func() { add(-lines) }
+	if l.lines[host] += lines; l.lines[host] == 0 {
+		delete(l.lines, host)
+	}
 }
 
 // turn is how long all lines of the host need to connect anew, one after the

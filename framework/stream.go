@@ -178,9 +178,9 @@ type runner struct {
 	hash      uint64
 	final     error // why the stream ended
 	ended     bool
+	changed   chan struct{} // closed when the stream is to be read otherwise; nil while nobody waits
 	slots     [maxLines]int // lines at work, by their place
 	begin     func(*line)   // has one more line work, while any does
-	unjoin    func()        // takes back what Limits knows of the lines
 }
 
 // newRunner takes up the stream where the log says that it was left.
@@ -254,7 +254,6 @@ func (r *runner) run(ctx context.Context) error {
 		r.slots[l.slot]++
 		r.wg.Go(func() { r.hold(ctx, cancel, l, nil) })
 	}
-	r.unjoin = func() {}
 	r.slots[0]++
 	r.settleIn(r.now())
 	r.mu.Unlock()
@@ -262,7 +261,8 @@ func (r *runner) run(ctx context.Context) error {
 	r.wg.Wait() // for the others, and those that have taken over
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.unjoin()
+	at := r.now()
+	at.Limits.join(at.Host, -at.Lines)
 	r.stats.end(time.Now())
 	if r.final != nil {
 		return fmt.Errorf("stream %s: %w", r.Name, r.final)
