@@ -190,15 +190,6 @@ func (b build) trades(file, table string) (records []record) {
 	return records
 }
 
-func (b build) read(file string) string {
-	b.t.Helper()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	return string(text)
-}
-
 func (b build) write(file, text string) string {
 	b.t.Helper()
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
