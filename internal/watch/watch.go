@@ -64,8 +64,16 @@ type Watch struct {
 	mu      sync.Mutex // guards what follows, never held while calling out
 	timer   *time.Timer
 	due     time.Duration // when the timer goes off, from epoch
+	excused int64         // the read, by its beginning, that was given grace
 	stopped bool
 }
+
+const (
+	// late is how much later than asked for a timer may go off, grace how long
+	// a read is then left to take what lies in the socket.
+	late  = 250 * time.Millisecond
+	grace = time.Second
+)
 
 // New returns a watch whose clocks stand still until the first read.
 func New(c Config) *Watch {
@@ -191,6 +199,15 @@ func (w *Watch) check() {
 
 	w.mu.Lock()
 	if w.stopped {
+		w.mu.Unlock()
+		return
+	}
+	// A timer that goes off late says that this program stood still, or its
+	// machine: what has come meanwhile may lie in the socket.
+	if at, read := time.Since(w.epoch), w.since.Load(); at-w.due > late && w.excused != read {
+		w.excused = read
+		w.timer.Reset(grace)
+		w.due = at + grace
 		w.mu.Unlock()
 		return
 	}

@@ -196,3 +196,33 @@ func TestALearntLimitIsNeverBelowTheLeast(t *testing.T) {
 		t.Errorf("a fresh line: fired %v at %v, want Silence at 20s", kind, at)
 	}
 }
+
+// A timer that goes off late was held up with all of the program: what has come
+// meanwhile is read before anybody calls it silence, and once is enough.
+func TestAProgramThatStoodStillReadsFirst(t *testing.T) {
+	standStill := func(w *Watch) { // as seen from the timer
+		w.mu.Lock()
+		w.due -= 2 * time.Second
+		w.mu.Unlock()
+	}
+	for _, came := range []bool{true, false} {
+		want := 5 * time.Second // the limit and the grace
+		if came {
+			want = 4*time.Second + 500*time.Millisecond + 4*time.Second
+		}
+		kind, at, _ := fired(t, Config{Stale: 4 * time.Second}, func(w io.Writer, watch *Watch) {
+			time.Sleep(time.Second)
+			standStill(watch)
+			time.Sleep(3*time.Second + 500*time.Millisecond)
+			if came {
+				_, _ = w.Write([]byte("x"))
+			} else {
+				standStill(watch)
+			}
+			time.Sleep(time.Hour)
+		})
+		if kind != Silence || at != want {
+			t.Errorf("something came: %v; fired %v at %v, want Silence at %v", came, kind, at, want)
+		}
+	}
+}
