@@ -167,3 +167,37 @@ func TestLinesThatBeginTogetherOpenNoGap(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatALineBringsLateIsNotTheEndOfTheStream has three lines go silent, and
+// the one that was opened last of all bring its first event before the others:
+// these bring late what it lacks, and then what it has brought.
+func TestWhatALineBringsLateIsNotTheEndOfTheStream(t *testing.T) {
+	for name, id := range map[string]func(int) string{
+		"no ids": func(int) string { return "" },
+		"stamps": func(n int) string { return strconv.Itoa(1e9 + n/4) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &feedSite{every: 250 * time.Millisecond, start: time.Now(), last: 200, id: id, data: strconv.Itoa, first: replays["none"]}
+				s.fate = func(k int) fate {
+					return map[int]fate{
+						1: {after: 10_100 * time.Millisecond, mute: true},
+						2: {after: 10_100 * time.Millisecond, mute: true},
+						3: {after: 11_100 * time.Millisecond, mute: true},
+						4: {lag: 1800 * time.Millisecond},
+						5: {lag: 1900 * time.Millisecond},
+					}[k]
+				}
+				log := holdFor(t, &Stream{Target: s, Lines: 3}, 40*time.Second)
+				a := log.account(id)
+				if a.doubled > 0 || len(a.silently) > 0 || a.lost == 0 || a.gaps != 2 {
+					t.Errorf("%+v", a)
+				}
+				late := slices.ContainsFunc(log.entries, func(e entry) bool { return e.gap != nil && e.gap.Doubled > 0 })
+				if !late {
+					t.Error("nothing came late: the test tests nothing")
+				}
+			})
+		})
+	}
+}

@@ -247,8 +247,12 @@ func (r *runner) release(ctx context.Context, l *line, h held, fit splice.Fit) e
 	before, late, again := h.after(fit.Before), h.after(fit.Before+fit.Late), h.after(fit.Before+fit.Late+fit.Again)
 	r.doubled(l, h.events[:before]...)
 	r.splice.Place(&l.seam, r.splice.End(), fit.OK && fit.Doubtful == 0)
+	began := r.splice.End()
 	if err := r.acceptAll(ctx, l, h.events[before:late], h.contents[before:late]); err != nil {
 		return err
+	}
+	if fit.Late > 0 {
+		r.splice.Insert(began, fit.Onto)
 	}
 	r.doubled(l, h.events[late:again]...)
 	if fit.OK {

@@ -21,7 +21,7 @@ var seeds = flag.Int("splice.seeds", 150, "how many random feeds TestSpliceOfRan
 func TestSpliceOfRandomFeeds(t *testing.T) {
 	// Those beyond the first have found faults that are rare: lines that join
 	// while others do, or after an outage that lasted longer for some.
-	hard := []uint64{986, 1148, 1525, 1923, 1962, 1999, 2006, 2064, 2365, 2438, 2443}
+	hard := []uint64{986, 1148, 1525, 1923, 1962, 1999, 2006, 2064, 2365, 2438, 2443, 4101}
 	for i := range uint64(*seeds) + uint64(3*len(hard)) {
 		seed := i
 		if i >= uint64(*seeds) { // more than once: the waits between attempts have jitter of their own

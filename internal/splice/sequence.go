@@ -1,6 +1,9 @@
 package splice
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 const (
 	// surprise is how improbable, in bits, a match of two sequences by chance
@@ -20,6 +23,9 @@ type Fit struct {
 	// seam, Late those after them, which were not, or too long ago to tell, and
 	// Again those after these, which were delivered since. The rest are new.
 	Before, Late, Again int
+	// Onto is the position of the event that the late ones, if any, lie directly
+	// before: see [Splice.Insert].
+	Onto int
 	// Equal says, where OK is false, that there is more than one place, since
 	// the feed repeats itself: the line may go on at any of them.
 	Equal bool
@@ -59,9 +65,9 @@ func (s *Splice) expected(l *Line, token uint64) bool {
 // brought itself it does not bring again, and of what may have been delivered
 // twice it may bring the one or the other.
 func (s *Splice) next(l *Line, token uint64) int {
-	p := l.at
+	p := s.order.follow(l.at)
 	for p < s.end && (s.entry(p).line == l.Number || s.entry(p).doubtful && s.entry(p).token != token) {
-		p++
+		p = s.order.follow(p + 1)
 	}
 	return p
 }
@@ -70,7 +76,7 @@ func (s *Splice) next(l *Line, token uint64) int {
 // the end if that is before it. That event is a seam, which is proven or not.
 func (s *Splice) Place(l *Line, next int, proven bool) {
 	s.begin(l)
-	l.at, l.placed, l.joined, l.overlapped = min(next, s.end), true, false, proven
+	l.at, l.placed, l.joined, l.overlapped = s.order.before(min(next, s.end)), true, false, proven
 }
 
 // Doubt says that the next events of the line, so many, may have been delivered
@@ -102,35 +108,38 @@ func (s *Splice) End() int { return s.end }
 // with a feed that repeats itself. open says that both connections have brought
 // events side by side, and that nothing more is to be expected.
 func (s *Splice) Align(l *Line, held []uint64, open bool) Fit {
-	from := s.base()
-	if l.placed {
-		from = max(from, l.at)
+	from := s.head()
+	if l.placed && l.at >= s.base() {
+		from = s.order.follow(l.at)
 	}
-	for p := s.end - 1; p >= from; p-- {
+	past := s.stream(from)
+	for i, p := range slices.Backward(past) {
 		if s.entry(p).line == l.Number {
-			from = p + 1 // what it has brought itself is not its place
+			past = past[i+1:] // what it has brought itself is not its place
+			break
 		}
 	}
 	m := len(held)
-	best := s.fit(from, s.end, held, open, false)
+	best := s.fit(past, held, open, false)
 	if !best.ok {
 		// Events delivered twice have two places: only the first one counts.
-		if once := s.fit(from, s.end, held, open, true); once.ok {
+		if once := s.fit(past, held, open, true); once.ok {
 			best = once
 		}
 	}
 	if best.ok {
 		f := best.among(s.end, m)
-		if s.recalled > 0 || from > 0 {
+		if s.recalled > 0 || len(past) < s.end {
 			f.Doubtful = f.Late // what was before nobody knows any more
 		}
 		return f
 	}
 	// The events may tell what was missed at the last seam.
-	if since := s.fit(max(from, s.seam), s.end, held, open, false); since.ok && since.at < 0 && from < s.seam {
+	seam := max(slices.Index(past, s.seam), 0)
+	if since := s.fit(past[seam:], held, open, false); since.ok && since.at < 0 && seam > 0 {
 		f := since.among(s.end, m)
 		f.Doubtful = f.Late
-		if before := s.fit(from, s.seam, held[:f.Late], false, false); before.ok && before.at >= 0 {
+		if before := s.fit(past[:seam], held[:f.Late], false, false); before.ok && before.at >= 0 {
 			f.Before = before.among(s.seam, f.Late).Again
 			f.Late -= f.Before
 			f.Doubtful = 0
@@ -144,13 +153,16 @@ func (s *Splice) Align(l *Line, held []uint64, open bool) Fit {
 type place struct {
 	ok    bool
 	at    int   // the index of the first of them in the stretch; negative if before it
-	past  []int // the positions of the events of the stretch
+	past  []int // the positions of the events of the stretch, in the order of the stream
 	equal bool  // it is not the only place for most of them
 }
 
 // among tells what the place says of that many held events.
 func (p *place) among(end, held int) Fit {
 	f := Fit{OK: true, Late: max(-p.at, 0), Next: end}
+	if f.Late > 0 {
+		f.Onto = p.past[0]
+	}
 	f.Again = min(len(p.past)-p.at, held) - f.Late
 	if n := p.at + held; n < len(p.past) {
 		f.Next = p.past[n]
@@ -158,15 +170,15 @@ func (p *place) among(end, held int) Fit {
 	return f
 }
 
-// fit looks for the place of the held events among those from one position to
-// another, or those of them that were not doubtful.
-func (s *Splice) fit(from, to int, held []uint64, open, sure bool) (best place) {
-	past := make([]uint64, 0, max(to-from, 0))
-	for p := from; p < to; p++ {
-		if e := s.entry(p); !sure || !e.doubtful {
-			past = append(past, e.token)
-			best.past = append(best.past, p)
-		}
+// fit looks for the place of the held events among those at the positions, or
+// those of them that were not doubtful.
+func (s *Splice) fit(positions []int, held []uint64, open, sure bool) (best place) {
+	if best.past = positions; sure {
+		best.past = slices.DeleteFunc(slices.Clone(positions), func(p int) bool { return s.entry(p).doubtful })
+	}
+	past := make([]uint64, 0, len(best.past))
+	for _, p := range best.past {
+		past = append(past, s.entry(p).token)
 	}
 	n, m := len(past), len(held)
 	if n == 0 || m == 0 {

@@ -64,7 +64,7 @@ func TestAlign(t *testing.T) {
 			s := New()
 			bring(s, &Line{Number: 1}, c.past)
 			got := s.Align(&Line{Number: 2}, tokens(s, c.held), c.open)
-			got.Next = 0
+			got.Next, got.Onto = 0, 0
 			if got != c.want {
 				t.Errorf("%+v, want %+v", got, c.want)
 			}
@@ -79,7 +79,7 @@ func TestAlignTellsWhatWasMissedAtTheLastSeam(t *testing.T) {
 	s.Place(l, s.End(), false) // a gap
 	bring(s, l, alphabet[40:50])
 	got := s.Align(&Line{Number: 3}, tokens(s, alphabet[20:55]), false)
-	if want := (Fit{OK: true, Before: 10, Late: 10, Again: 10, Next: got.Next}); got != want {
+	if want := (Fit{OK: true, Before: 10, Late: 10, Again: 10, Onto: 30, Next: got.Next}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	if got := s.Align(&Line{Number: 3}, tokens(s, alphabet[35:55]), false); !got.OK || got.Late != 5 || got.Doubtful != 5 || got.Again != 10 {

@@ -33,6 +33,7 @@ type Splice struct {
 	seed     maphash.Seed
 	odd      uint64    // spreads numbers
 	ring     []entry   // the event at position p is ring[p%Window]
+	order    order     // of the stream, where that is not the one of the positions
 	chains   []int     // by key: see link
 	end      int       // the position of the next event: how many there were
 	recalled int       // how many of them were delivered in an earlier life
@@ -109,7 +110,7 @@ type Line struct {
 	begun      bool
 	epoch      uint64 // the one that the connection has reached
 	id         uint64 // hash of the last id that it brought
-	at         int    // the position that its next event should have
+	at         int    // the position after its last event: the next one follows there
 	placed     bool   // at means something
 	doubt      int    // so many of its next events may have been delivered before
 	overlapped bool   // it brought something that had been delivered before
@@ -395,6 +396,9 @@ func (s *Splice) entry(p int) *entry { return &s.ring[uint(p)%Window] }
 func (s *Splice) base() int { return s.end - len(s.ring) }
 
 func (s *Splice) remember(e entry) {
+	if len(s.order.after) > 0 && len(s.ring) == Window {
+		s.order.forget(s.base())
+	}
 	if len(s.ring) < Window {
 		s.ring = append(s.ring, entry{})
 	} else if old := s.entry(s.end); old.key != 0 {
