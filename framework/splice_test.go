@@ -233,6 +233,7 @@ func holdFor(t *testing.T, s *Stream, d time.Duration) *ledger {
 type account struct {
 	delivered, lost, doubled int
 	gaps                     int
+	again                    int // the first event that is doubled
 	// silently are losses and doubles without a note: always a fault.
 	silently []string
 }
@@ -259,6 +260,9 @@ func (l *ledger) account(id func(int) string) (a account) {
 		switch {
 		case seen[e.n]:
 			a.doubled++
+			if a.again == 0 {
+				a.again = e.n
+			}
 			if doubts == 0 {
 				a.silently = append(a.silently, fmt.Sprintf("%d doubled", e.n))
 			}
@@ -354,10 +358,15 @@ func TestSpliceTable(t *testing.T) {
 						if a.lost == 0 && !replaying && change == "break" {
 							t.Error("nothing is lost: the test tests nothing")
 						}
-						// Of events that look alike, chance may hide the place; the
-						// ledger must say so, which was asked above.
-						if a.doubled > 0 && kind != "alike" {
-							t.Errorf("%d events are doubled", a.doubled)
+						// Where events look alike and the feed ends soon after a
+						// successor was opened, what that has brought is too little to
+						// tell its place. The ledger must say so, which was asked above.
+						ends := last
+						if kind == "alike" && change == "overlap" {
+							ends -= int(joinTimeout / site.every)
+						}
+						if a.doubled > 0 && a.again <= ends {
+							t.Errorf("%d events are doubled, the first is %d", a.doubled, a.again)
 						}
 						if a.delivered+a.lost < last-10 {
 							t.Errorf("%d events were delivered and %d lost of %d", a.delivered, a.lost, last)
