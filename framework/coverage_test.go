@@ -33,7 +33,7 @@ func (m *memoryLog) Resume(context.Context) (Resume, error) {
 	defer m.mu.Unlock()
 	r := Resume{Cursor: m.cursor, Known: len(m.events) > 0, Notes: slices.Clone(m.notes)}
 	for _, ev := range m.events[max(0, len(m.events)-4096):] {
-		r.Tail = append(r.Tail, TailEvent{ID: string(ev.ID), Hash: HashEvent(ev.Type, ev.Data), Time: ev.Time, Cursor: ev.Cursor, Sequence: ev.Sequence, Sequenced: ev.Sequenced, Filled: ev.Filled})
+		r.Tail = append(r.Tail, TailEvent{ID: string(ev.ID), Hash: HashEvent(ev.Type, ev.Data), Time: ev.Time, Cursor: ev.Cursor, Sequence: ev.Sequence, Sequenced: ev.Sequenced, Filled: ev.Filled, Late: ev.Late})
 	}
 	return r, nil
 }

@@ -31,6 +31,9 @@ type Event struct {
 	// Filled is set by the engine on an event that was missed and then fetched
 	// from the site's history: it stands later than its place.
 	Filled bool
+	// Late is set by the engine on an event that a line brought after another
+	// one had brought what follows it in the stream, or may have.
+	Late bool
 	// Again is nil but for a dead letter that is appended to the journal a
 	// second time. Such an event moves no cursor and is no part of the
 	// stream's tail.

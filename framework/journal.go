@@ -90,10 +90,11 @@ type TailEvent struct {
 	Hash   uint64 // of type and data: see [HashEvent]
 	Time   time.Time
 	Cursor Cursor
-	// Sequence, Sequenced and Filled are those of the [Event].
+	// Sequence, Sequenced, Filled and Late are those of the [Event].
 	Sequence  uint64
 	Sequenced bool
 	Filled    bool
+	Late      bool
 }
 
 // HashEvent tells events of different type or data apart. Its values hold for
@@ -177,15 +178,16 @@ type StoredEvent struct {
 	Cursor Cursor
 	Time   time.Time
 	Data   []byte
-	// Sequence, Sequenced and Filled are those of the [Event].
+	// Sequence, Sequenced, Filled and Late are those of the [Event].
 	Sequence  uint64
 	Sequenced bool
 	Filled    bool
+	Late      bool
 	// Again is nil but for a dead letter that was appended again.
 	Again *Again
 }
 
 // event is the event as it was before it was stored.
 func (ev *StoredEvent) event() *Event {
-	return &Event{ID: []byte(ev.ID), Type: ev.Type, Data: ev.Data, Time: ev.Time, Cursor: ev.Cursor, Sequence: ev.Sequence, Sequenced: ev.Sequenced, Filled: ev.Filled, Again: ev.Again}
+	return &Event{ID: []byte(ev.ID), Type: ev.Type, Data: ev.Data, Time: ev.Time, Cursor: ev.Cursor, Sequence: ev.Sequence, Sequenced: ev.Sequenced, Filled: ev.Filled, Late: ev.Late, Again: ev.Again}
 }

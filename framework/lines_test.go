@@ -1,6 +1,7 @@
 package framework
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -168,9 +169,25 @@ func TestLinesThatBeginTogetherOpenNoGap(t *testing.T) {
 	}
 }
 
-// TestWhatALineBringsLateIsNotTheEndOfTheStream has three lines go silent, and
-// the one that was opened last of all bring its first event before the others:
-// these bring late what it lacks, and then what it has brought.
+// lateSite is a site without replay that goes silent for a while on three
+// lines: of their successors the one that is opened last brings its first event
+// before the others, which then bring late what it lacks.
+func lateSite(id func(int) string) *feedSite {
+	s := &feedSite{every: 250 * time.Millisecond, start: time.Now(), last: 200, id: id, data: strconv.Itoa, first: replays["none"]}
+	s.fate = func(k int) fate {
+		return map[int]fate{
+			1: {after: 10_100 * time.Millisecond, mute: true},
+			2: {after: 10_100 * time.Millisecond, mute: true},
+			3: {after: 11_100 * time.Millisecond, mute: true},
+			4: {lag: 1800 * time.Millisecond},
+			5: {lag: 1900 * time.Millisecond},
+		}[k]
+	}
+	return s
+}
+
+// TestWhatALineBringsLateIsNotTheEndOfTheStream has one line bring late what
+// another one then begins with.
 func TestWhatALineBringsLateIsNotTheEndOfTheStream(t *testing.T) {
 	for name, id := range map[string]func(int) string{
 		"no ids": func(int) string { return "" },
@@ -178,26 +195,56 @@ func TestWhatALineBringsLateIsNotTheEndOfTheStream(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := &feedSite{every: 250 * time.Millisecond, start: time.Now(), last: 200, id: id, data: strconv.Itoa, first: replays["none"]}
-				s.fate = func(k int) fate {
-					return map[int]fate{
-						1: {after: 10_100 * time.Millisecond, mute: true},
-						2: {after: 10_100 * time.Millisecond, mute: true},
-						3: {after: 11_100 * time.Millisecond, mute: true},
-						4: {lag: 1800 * time.Millisecond},
-						5: {lag: 1900 * time.Millisecond},
-					}[k]
-				}
-				log := holdFor(t, &Stream{Target: s, Lines: 3}, 40*time.Second)
+				log := holdFor(t, &Stream{Target: lateSite(id), Lines: 3}, 40*time.Second)
 				a := log.account(id)
 				if a.doubled > 0 || len(a.silently) > 0 || a.lost == 0 || a.gaps != 2 {
 					t.Errorf("%+v", a)
 				}
-				late := slices.ContainsFunc(log.entries, func(e entry) bool { return e.gap != nil && e.gap.Doubled > 0 })
-				if !late {
+				if !slices.ContainsFunc(log.tail, func(e TailEvent) bool { return e.Late }) {
 					t.Error("nothing came late: the test tests nothing")
 				}
 			})
 		})
+	}
+}
+
+// TestWhatCameLateIsNotTheEndAfterARestartEither stops the stream around the
+// time when something comes late, and goes on with a site that replays.
+func TestWhatCameLateIsNotTheEndAfterARestartEither(t *testing.T) {
+	late := 0
+	for _, back := range []int{0, 1, 2, 4, 12} {
+		for stop := 17 * time.Second; stop < 20*time.Second; stop += 50 * time.Millisecond {
+			t.Run(fmt.Sprint(back, " ", stop), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s, log := lateSite(func(int) string { return "" }), &survivor{}
+					for i, d := range []time.Duration{stop + 7*time.Millisecond, 10 * time.Second} {
+						ctx, cancel := context.WithTimeout(t.Context(), d)
+						r, err := newRunner(ctx, &Stream{Name: "t/s", Target: s, Lines: 3 - 2*i, Limits: quickly(), StaleAfter: 5 * time.Second}, log)
+						if err != nil {
+							t.Fatal(err)
+						}
+						if err := r.run(ctx); err != nil {
+							t.Error(err)
+						}
+						r.now().Identities.Close()
+						cancel()
+						if i == 0 && log.tail[len(log.tail)-1].Late {
+							late++
+						}
+						s.first = func(from, _ int) int { return from + 1 - back }
+					}
+					a := log.account(s.id)
+					if len(a.silently) > 0 {
+						t.Errorf("%+v", a)
+					}
+					if a.doubled > 0 && stop > 19*time.Second && back != 1 { // one event is no evidence
+						t.Errorf("what came late hides the place of what came before and after it: %+v", a)
+					}
+				})
+			})
+		}
+	}
+	if late < 10 {
+		t.Errorf("what came late was the last to be delivered %d times: the test tests nothing", late)
 	}
 }

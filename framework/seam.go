@@ -247,7 +247,13 @@ func (r *runner) release(ctx context.Context, l *line, h held, fit splice.Fit) e
 	before, late, again := h.after(fit.Before), h.after(fit.Before+fit.Late), h.after(fit.Before+fit.Late+fit.Again)
 	r.doubled(l, h.events[:before]...)
 	r.splice.Place(&l.seam, r.splice.End(), fit.OK && fit.Doubtful == 0)
-	began := r.splice.End()
+	began, misplaced := r.splice.End(), h.events[before:late]
+	if !fit.OK && began > l.since {
+		misplaced = h.events // the other line may have brought what follows them
+	}
+	for i := range misplaced {
+		misplaced[i].Late = true
+	}
 	if err := r.acceptAll(ctx, l, h.events[before:late], h.contents[before:late]); err != nil {
 		return err
 	}
@@ -261,6 +267,10 @@ func (r *runner) release(ctx context.Context, l *line, h held, fit splice.Fit) e
 	}
 	if err := r.acceptAll(ctx, l, h.events[again:], h.contents[again:]); err != nil {
 		return err
+	}
+	if !fit.OK && began > l.since && ctx.Err() != nil {
+		// All are stopped: no line goes on behind these, where the end may not be.
+		r.splice.Insert(began, l.since)
 	}
 	if !fit.OK && !fit.Equal && r.abreast(l) {
 		// What it brings next may have been delivered, too: it is not trusted

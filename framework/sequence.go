@@ -16,7 +16,7 @@ type sequence struct {
 // sequenced gives the event its number, which also stands in for an id that
 // the event does not have. digits is room for it.
 func (r *runner) sequenced(ev *Event, digits []byte) {
-	ev.Sequence, ev.Sequenced, ev.Filled, ev.ignored = 0, false, false, false
+	ev.Sequence, ev.Sequenced, ev.Filled, ev.Late, ev.ignored = 0, false, false, false, false
 	if r.Sequence == nil {
 		return
 	}

@@ -173,7 +173,7 @@ func (l *ledger) Append(_ context.Context, ev *Event) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.entries = append(l.entries, entry{n: ev.Time.Nanosecond() % 1e6, value: string(ev.Data), at: time.Now()})
-	l.tail = append(l.tail, TailEvent{ID: string(ev.ID), Hash: HashEvent(ev.Type, ev.Data), Time: ev.Time})
+	l.tail = append(l.tail, TailEvent{ID: string(ev.ID), Hash: HashEvent(ev.Type, ev.Data), Time: ev.Time, Late: ev.Late})
 	return nil
 }
 

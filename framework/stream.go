@@ -208,10 +208,15 @@ func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 		r.missing.wake = make(chan struct{}, 1)
 	}
 	var last *TailEvent
+	late := 0 // where the last of those that came late begin, if they are the last of all
 	for i := range at.Tail {
 		e := &at.Tail[i]
 		if e.Filled {
 			continue // not of a connection: see recallFilled
+		}
+		if !e.Late {
+			r.splice.Insert(late, -1)
+			late = r.splice.End() + 1
 		}
 		last = e
 		r.splice.Recall(e.ID, e.Hash)
@@ -221,6 +226,7 @@ func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 			r.sequence = sequence{last: e.Sequence, known: e.Sequenced}
 		}
 	}
+	r.splice.Insert(late, -1)
 	if r.known {
 		r.lostAt, r.lostCause = time.Now(), CauseRestart
 	}

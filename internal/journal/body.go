@@ -190,6 +190,8 @@ func parseExtension(ev *framework.StoredEvent, b []byte) error {
 		switch tag {
 		case tagFilled:
 			ev.Filled = true
+		case tagLate:
+			ev.Late = true
 		case tagSequence:
 			ev.Sequence, ev.Sequenced = v.uvarint(), true
 		case tagAgain:

@@ -78,6 +78,8 @@ import (
 //	3  the event was a dead letter and was appended again: {length uvarint,
 //	   its place the first time}, {length uvarint, the sink}, the record's
 //	   ordinal, uvarint
+//	4  the event was brought after one that follows it in the stream, or may
+//	   have been; the value is empty
 //
 // A snapshot has an empty body; its streams carry everything that a restart
 // needs to know of the chunks up to its number.
@@ -114,6 +116,7 @@ const (
 	tagFilled   = 1
 	tagSequence = 2
 	tagAgain    = 3
+	tagLate     = 4
 
 	flagID         = 1
 	flagType       = 2

@@ -12,12 +12,13 @@ import (
 
 // goldenBody is the body of a chunk whose events have extensions, as version 1
 // writes it for ever.
-const goldenBody = "78797a7877" + // data
+const goldenBody = "78797a787776" + // data
 	"001b000161047469636b" + "040202ac02" + "01" +
 	"0011000162" + "020100" + "01" +
 	"0011000163" + "050100020100" + "01" +
 	"0009000164" + "01" +
-	"0011000165" + "0c" + "030a" + "046a2f3131" + "03612f73" + "07" + "01" + "3e000000"
+	"0011000165" + "0c" + "030a" + "046a2f3131" + "03612f73" + "07" + "01" +
+	"0019000166" + "020400" + "01" + "47000000"
 
 func extended() []*framework.Event {
 	at := time.Unix(1_700_000_000, 0)
@@ -27,6 +28,7 @@ func extended() []*framework.Event {
 		{ID: []byte("c"), Type: "tick", Cursor: "a", Data: []byte("z"), Time: at, Sequenced: true, Filled: true},
 		{ID: []byte("d"), Type: "tick", Cursor: "d", Data: []byte("x"), Time: at},
 		{ID: []byte("e"), Type: "tick", Cursor: "d", Data: []byte("w"), Time: at, Again: &framework.Again{Event: "j/11", Sink: "a/s", Record: 7}},
+		{ID: []byte("f"), Type: "tick", Cursor: "f", Data: []byte("v"), Time: at, Late: true},
 	}
 }
 
@@ -48,7 +50,7 @@ func TestExtensionsAreFinal(t *testing.T) {
 	}
 	for i, want := range extended() {
 		got := events[i]
-		if got.ID != string(want.ID) || got.Cursor != want.Cursor || got.Sequence != want.Sequence || got.Sequenced != want.Sequenced || got.Filled != want.Filled || !reflect.DeepEqual(got.Again, want.Again) {
+		if got.ID != string(want.ID) || got.Cursor != want.Cursor || got.Sequence != want.Sequence || got.Sequenced != want.Sequenced || got.Filled != want.Filled || got.Late != want.Late || !reflect.DeepEqual(got.Again, want.Again) {
 			t.Errorf("event %d is %+v, want %+v", i, got, want)
 		}
 	}
@@ -78,12 +80,12 @@ func TestTailKeepsWhatASeamNeeds(t *testing.T) {
 	j = open(t, Config{Dir: dir})
 	r := resume(t, j, "a/one")
 	wanted := slices.DeleteFunc(extended(), func(ev *framework.Event) bool { return ev.Again != nil })
-	if len(r.Tail) != len(wanted) || r.Cursor != "d" {
-		t.Fatalf("a tail of %d events and the cursor %q, want %d and d: what comes again is no part of the stream", len(r.Tail), r.Cursor, len(wanted))
+	if len(r.Tail) != len(wanted) || r.Cursor != "f" {
+		t.Fatalf("a tail of %d events and the cursor %q, want %d and f: what comes again is no part of the stream", len(r.Tail), r.Cursor, len(wanted))
 	}
 	for i, want := range wanted {
 		got := r.Tail[i]
-		if got.ID != string(want.ID) || got.Cursor != want.Cursor || got.Sequence != want.Sequence || got.Sequenced != want.Sequenced || got.Filled != want.Filled {
+		if got.ID != string(want.ID) || got.Cursor != want.Cursor || got.Sequence != want.Sequence || got.Sequenced != want.Sequenced || got.Filled != want.Filled || got.Late != want.Late {
 			t.Errorf("event %d is %+v, want %+v", i, got, want)
 		}
 	}

@@ -81,7 +81,7 @@ func (g *gathering) event(l *streamLog, ev *framework.Event) {
 	default:
 		flags |= flagCursor
 	}
-	if ev.Filled || ev.Sequenced || ev.Again != nil {
+	if ev.Filled || ev.Late || ev.Sequenced || ev.Again != nil {
 		flags |= flagExtension
 	}
 	m := binary.AppendUvarint(g.meta, uint64(l.row))
@@ -97,10 +97,13 @@ func (g *gathering) event(l *streamLog, ev *framework.Event) {
 		m = appendBytes(m, cursor)
 	}
 	if flags&flagExtension != 0 {
-		var fields [2 + 2 + binary.MaxVarintLen64]byte
+		var fields [2 + 2 + 2 + binary.MaxVarintLen64]byte
 		x := fields[:0]
 		if ev.Filled {
 			x = appendField(x, tagFilled, "")
+		}
+		if ev.Late {
+			x = appendField(x, tagLate, "")
 		}
 		if ev.Sequenced {
 			x = appendNumber(x, tagSequence, ev.Sequence)

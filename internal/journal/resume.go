@@ -132,7 +132,7 @@ func (p *partition) scan(ctx context.Context, last uint64, chunks, streams, most
 						// Texts are cloned: they are views into the whole chunk.
 						tail := framework.TailEvent{
 							ID: strings.Clone(ev.ID), Hash: framework.HashEvent(ev.Type, ev.Data), Time: ev.Time,
-							Sequence: ev.Sequence, Sequenced: ev.Sequenced, Filled: ev.Filled,
+							Sequence: ev.Sequence, Sequenced: ev.Sequenced, Filled: ev.Filled, Late: ev.Late,
 						}
 						if tail.Cursor = framework.Cursor(tail.ID); tail.Cursor != ev.Cursor {
 							tail.Cursor = framework.Cursor(strings.Clone(string(ev.Cursor)))

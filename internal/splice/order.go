@@ -59,14 +59,14 @@ func (o *order) forget(base int) {
 // other position, or before all that is remembered if that event is not.
 func (s *Splice) Insert(from, before int) {
 	o := &s.order
+	if before < s.base() {
+		before = s.head()
+	}
+	if from >= s.end || before >= from {
+		return // there are none, or nothing else is remembered
+	}
 	if len(o.after) == 0 {
 		o.after, o.first = map[int]int{}, s.base()
-	}
-	if before < s.base() {
-		before = o.first
-	}
-	if from == s.end || before >= from {
-		return // there are none, or nothing else is remembered
 	}
 	o.set(o.before(from), s.end)
 	if p := o.before(before); before == o.first {

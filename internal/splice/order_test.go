@@ -25,7 +25,8 @@ func release(s *Splice, l *Line, text string) (out string, fit Fit) {
 func TestWhatCameLateIsNotTheEndOfTheStream(t *testing.T) {
 	s, next := New(), uint32(0)
 	line := func() *Line { next++; return &Line{Number: next} }
-	bring(s, line(), alphabet[:20])
+	slow := line()
+	bring(s, slow, alphabet[:20])
 	fastest := line()
 	s.Place(fastest, s.End(), false)
 	bring(s, fastest, alphabet[34:40])
@@ -55,12 +56,47 @@ func TestWhatCameLateIsNotTheEndOfTheStream(t *testing.T) {
 	if out := bring(s, fastest, alphabet[40:45]); out != alphabet[40:45] {
 		t.Errorf("then %q is delivered", out)
 	}
+	if out := bring(s, slow, alphabet[34:40]); out != "" {
+		t.Errorf("a line that lacks what came late, too, delivers %q again", out)
+	}
+	last := line()
+	if s.Place(last, s.End(), true); s.Stray(last, nil, '!') {
+		t.Error("the end is not where the next event follows")
+	}
 	late := line()
 	if out, fit := release(s, late, alphabet[10:43]); !fit.OK || fit.Before != 10 || out != alphabet[20:24] {
 		t.Errorf("what was missed by all but one: delivered %q (%+v)", out, fit)
 	}
 	if out := bring(s, late, alphabet[43:50]); out != alphabet[45:50] {
 		t.Errorf("then %q is delivered", out)
+	}
+	if out, fit := release(s, line(), alphabet[15:24]+alphabet[24:26]); !fit.OK || out != "" {
+		t.Errorf("what was healed is delivered again: %q (%+v)", out, fit)
+	}
+	healed := line()
+	s.Place(healed, s.Align(healed, tokens(s, alphabet[15:24]), false).Next, true)
+	if out := bring(s, healed, alphabet[24:50]); out != "" {
+		t.Errorf("after what was healed, %q is delivered again", out)
+	}
+}
+
+// What a recalled life brought late is not the end of the stream either, but
+// nothing tells its place any more.
+func TestWhatIsRecalledAsLateIsNotTheEndOfTheStream(t *testing.T) {
+	s := New()
+	for _, c := range alphabet[:20] + alphabet[24:30] + alphabet[20:24] {
+		s.Recall("", uint64(c))
+	}
+	s.Insert(26, -1)
+	l := &Line{Number: 1}
+	if out, fit := release(s, l, alphabet[20:24]); !fit.OK || out != "" {
+		t.Errorf("delivered %q (%+v)", out, fit)
+	}
+	if !s.Stray(l, nil, uint64(alphabet[24])) {
+		t.Error("what follows in the stream is not looked for")
+	}
+	if out, fit := release(s, l, alphabet[24:32]); !fit.OK || out != alphabet[30:32] {
+		t.Errorf("delivered %q (%+v)", out, fit)
 	}
 }
 
