@@ -134,7 +134,10 @@ func (a *app) run(ctx context.Context, paths []string, o runFlags) (err error) {
 	defer w.serveControl(again)()
 	defer again.onHangup(ctx)()
 
-	stop := context.AfterFunc(a.drain, held.Drain)
+	stop := context.AfterFunc(a.drain, func() {
+		log.Info("interrupted: reading ends and what was read is delivered; a second interrupt stops at once")
+		held.Drain()
+	})
 	defer stop()
 	if o.duration > 0 {
 		timer := time.AfterFunc(o.duration, held.Drain)

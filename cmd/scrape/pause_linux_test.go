@@ -25,15 +25,23 @@ sinks:
     batch: {every: 10ms}
 `, map[string]any{"URL": feed.URL})
 	run := p.start("run", "ticks.yaml", "--progress", "none", "--summary", "out.json")
-	for range 3 {
-		before := feed.sent.Load()
-		run.until("events", func() bool { return feed.sent.Load() > before+100 })
-		for _, signal := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGCONT} {
-			if err := run.cmd.Process.Signal(signal); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(700 * time.Millisecond) // stopped, then going on
+	signal := func(s syscall.Signal) {
+		t.Helper()
+		if err := run.cmd.Process.Signal(s); err != nil {
+			t.Fatal(err)
 		}
+	}
+	// goesOn waits until so many more events have been delivered.
+	goesOn := func(more int) {
+		had := len(p.rows("data/ticks.db", "t"))
+		run.until("events", func() bool { return len(p.rows("data/ticks.db", "t")) >= had+more })
+	}
+	for range 3 {
+		goesOn(100)
+		signal(syscall.SIGSTOP)
+		time.Sleep(700 * time.Millisecond) // it is stopped for longer than any silence
+		signal(syscall.SIGCONT)
+		goesOn(500) // what came meanwhile, and more
 	}
 	run.interrupt()
 	run.wait(0)

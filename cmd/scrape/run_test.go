@@ -283,7 +283,8 @@ func TestInterrupts(t *testing.T) {
 	sent := feed.sent.Load()
 	r.until("events in the journal", func() bool { return feed.sent.Load() > sent+500 })
 	r.interrupt()
-	time.Sleep(200 * time.Millisecond) // two signals at once are one
+	// Two signals at once are one.
+	r.until("the first interrupt", func() bool { return strings.Contains(r.stderr.String(), "interrupted: reading ends") })
 	r.interrupt()
 	r.wait(130)
 	says(t, r.stderr.String(), "second interrupt")

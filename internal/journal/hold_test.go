@@ -186,7 +186,8 @@ func TestFullJournalStopsOnlyTheStreamsOfTheSink(t *testing.T) {
 	a.down.Store(true)
 	h := holding(t, open(t, Config{MaxBytes: full}), a, b, flood{size: 100, every: 5 * time.Millisecond}, nil)
 	h.until("a/s is blocked", func() bool { return h.stream("a/s").State == "blocked" })
-	time.Sleep(50 * time.Millisecond) // what was being appended
+	before := len(b.numbers())
+	h.until("what was being appended is", func() bool { return len(b.numbers()) > before+20 })
 	events, other := h.stream("a/s").Events, len(b.numbers())
 	h.until("b goes on", func() bool { return len(b.numbers()) > other+50 })
 	if now := h.stream("a/s").Events; now > events {
