@@ -100,6 +100,7 @@ type deliverer struct {
 
 	batch   Batch
 	events  []*StoredEvent // what each record of the batch was made of
+	wanted  []bool         // which streams of the chunk at hand
 	size    int            // bytes of the batch's payloads
 	pending time.Time      // when the oldest record of the batch came
 	letters []DeadLetter   // of the batch, not yet kept
@@ -346,12 +347,16 @@ func (d *deliverer) take(ctx context.Context, c *Chunk) (batches int, err error)
 	if n := d.fresh.Swap(nil); n != nil {
 		d.turn(n)
 	}
+	d.wanted = d.wanted[:0]
+	for _, name := range c.Streams {
+		d.wanted = append(d.wanted, d.Wants(name))
+	}
 	sparse := d.sparse(c)
 	for i := range c.Events {
 		ev := &c.Events[i]
 		name := c.Streams[ev.Stream]
 		at := Position{Journal: c.Journal, Partition: c.Partition, Seq: c.Seq, Event: i + 1}
-		if !d.batch.To.Before(at) || !d.Wants(name) || d.only != nil && !d.only(at, ev.Time) {
+		if !d.batch.To.Before(at) || !d.wanted[ev.Stream] || d.only != nil && !d.only(at, ev.Time) {
 			continue
 		}
 		if sparse {

@@ -66,7 +66,7 @@ func (d *deliverer) sparse(c *Chunk) bool {
 	all, wanted := 0, 0
 	for i := range c.Events {
 		n := len(c.Events[i].Data)
-		if all += n; d.Wants(c.Streams[c.Events[i].Stream]) {
+		if all += n; d.wanted[c.Events[i].Stream] {
 			wanted += n
 		}
 	}
