@@ -29,7 +29,7 @@ type buffer struct {
 	high          int // only ASCII in [high, stop)
 
 	base, most int  // bounds of its size
-	full       bool // the last Read took all the room
+	full       bool // the last Read took most of the room
 	peak       int  // the most that was in use in the present window
 	rounds     int
 	shrink     bool     // the event it grew for is given up
@@ -61,7 +61,9 @@ func (b *buffer) findCR(from int) {
 // add takes over n bytes that were read behind stop.
 func (b *buffer) add(n int) {
 	old := b.stop
-	b.full = n == len(b.buf)-old
+	// Who takes a framing out of what was read returns less than there was
+	// room for, however much waits.
+	b.full = n > (len(b.buf)-old)/2
 	b.stop += n
 	b.peak = max(b.peak, b.stop)
 	b.findCR(old) // whoever reads has consumed the CRs before

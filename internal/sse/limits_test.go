@@ -342,6 +342,33 @@ func TestBufferShrinks(t *testing.T) {
 	}
 }
 
+// framed is a feed without an end whose framing is taken out of what is read,
+// as that of HTTP's chunks: it never fills the slice that it is given.
+type framed struct{}
+
+func (framed) Read(p []byte) (n int, err error) {
+	const event = "data: 1\n\n"
+	for len(p)-n >= len("9\r\n"+event+"\r\n") {
+		n += copy(p[n:], event)
+		p = p[:len(p)-len("9\r\n\r\n")]
+	}
+	return n, nil
+}
+
+// The buffer of a fast feed grows whatever its framing.
+func TestBufferGrows(t *testing.T) {
+	d := NewDecoder(framed{}, Options{})
+	var ev Event
+	for range 20_000 {
+		if err := d.Next(&ev); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(d.buf) != maxRead {
+		t.Errorf("the buffer has %d bytes, want %d", len(d.buf), maxRead)
+	}
+}
+
 // What a large event needed stays for the next one, while others do not need it.
 func TestBudgetTight(t *testing.T) {
 	large := "data: " + strings.Repeat("x", 1<<20) + "\n\n"
