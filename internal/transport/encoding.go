@@ -116,6 +116,7 @@ func openDeflate(r io.Reader) (io.Reader, error) {
 
 func openZstd(r io.Reader) (io.Reader, error) {
 	// One block at a time on the goroutine that reads: a stream that waits
-	// costs no goroutines of the decoder's.
-	return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
+	// costs no goroutines of the decoder's. It asks for three bytes before each,
+	// which would be reads of the socket.
+	return zstd.NewReader(bufio.NewReader(r), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
 }

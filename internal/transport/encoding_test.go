@@ -144,6 +144,54 @@ func TestEventsAreNotHeldBack(t *testing.T) {
 	}
 }
 
+// arrivals brings each text with a read of its own, and counts them.
+type arrivals struct {
+	texts []string
+	reads int
+}
+
+func (a *arrivals) Read(p []byte) (int, error) {
+	a.reads++
+	if len(a.texts) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, a.texts[0])
+	if a.texts[0] = a.texts[0][n:]; a.texts[0] == "" {
+		a.texts = a.texts[1:]
+	}
+	return n, nil
+}
+
+// TestEncodingsReadAllThatHasArrived: behind them lies the socket, with no
+// buffer between.
+func TestEncodingsReadAllThatHasArrived(t *testing.T) {
+	const events = 50
+	for name, compress := range compressors {
+		var b bytes.Buffer
+		var from arrivals
+		c := compress(&b)
+		for i := range events {
+			fmt.Fprintf(c, "data: %d\n\n", i)
+			c.Flush()
+			from.texts = append(from.texts, b.String())
+			b.Reset()
+		}
+		c.Close()
+		from.texts = append(from.texts, b.String())
+		r, err := decode(&from, codings(http.Header{"Content-Encoding": {name}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(r)
+		if n := strings.Count(string(got), "\n\n"); err != nil || n != events {
+			t.Errorf("%s: %d events, %v", name, n, err)
+		}
+		if most := events + 5; from.reads > most {
+			t.Errorf("%s: %d reads for %d events", name, from.reads, events)
+		}
+	}
+}
+
 func TestEncodingsAreOffered(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, strings.Join(r.Header.Values("Accept-Encoding"), "|"))
