@@ -2,9 +2,11 @@ package transport
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -49,12 +51,13 @@ func outcomes(t *testing.T, rt http.RoundTripper, times int, method, url, body s
 			list = append(list, outcome{Failed: true})
 			continue
 		}
+		announced := slices.Sorted(maps.Keys(resp.Trailer)) // those that come we leave out
 		b, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
 		delete(resp.Header, "Date")
 		list = append(list, outcome{
 			Cut: err != nil, Status: resp.StatusCode, Proto: resp.Proto, Header: resp.Header,
-			Length: resp.ContentLength, Body: string(b), Trailer: slices.Sorted(maps.Keys(resp.Trailer)),
+			Length: resp.ContentLength, Body: string(b), Trailer: announced,
 		})
 	}
 	return list
@@ -67,7 +70,7 @@ func TestAnswersAreThoseOfNetHTTP(t *testing.T) {
 	// The others leave it to the client.
 	closes := regexp.MustCompile("until the end|without|too little|cut|1.0 with chunks|nothing|another protocol")
 	chunked := head + "Transfer-Encoding: chunked\r\n\r\n"
-	for name, answer := range map[string]string{
+	answers := map[string]string{
 		"length":                        head + "Content-Length: 2\r\n\r\nok",
 		"length 0":                      head + "Content-Length: 0\r\n\r\n",
 		"too little":                    head + "Content-Length: 5\r\n\r\nok",
@@ -120,7 +123,11 @@ func TestAnswersAreThoseOfNetHTTP(t *testing.T) {
 		"a redirect":                    "HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n",
 		"a location that is no address": "HTTP/1.1 201 Created\r\nLocation: %zz\r\nContent-Length: 0\r\n\r\n",
 		"nothing":                       "",
-	} {
+	}
+	for name, coded := range framings {
+		answers["chunked: "+name] = chunked + coded
+	}
+	for name, answer := range answers {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -168,6 +175,62 @@ func TestAnswersAreThoseOfNetHTTP(t *testing.T) {
 			}
 		}
 		ln.Close()
+	}
+}
+
+// TestCutAnswersAreThoseOfNetHTTP has a site send bodies of every framing in
+// pieces of random lengths, some of them not to their end.
+func TestCutAnswersAreThoseOfNetHTTP(t *testing.T) {
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		coded, data := chunkedBody(r)
+		answer := "HTTP/1.1 200 OK\r\n" + []string{
+			"Transfer-Encoding: chunked\r\n\r\n" + coded,
+			fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(data), data),
+			"\r\n" + data,
+		}[seed%3]
+		closes := seed%3 == 2
+		if seed%4 == 3 {
+			answer, closes = answer[:r.IntN(len(answer))], true
+		}
+		conns := 0
+		dial := func(context.Context, string, string) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			conns++
+			go func() {
+				defer theirs.Close()
+				for in := bufio.NewReader(theirs); ; {
+					if _, err := said(in); err != nil {
+						return
+					}
+					for cut := newCutter(answer, seed); cut.text != ""; {
+						p := make([]byte, 1<<10)
+						n, _ := cut.Read(p) // it has no other error than its end
+						if _, err := theirs.Write(p[:n]); err != nil {
+							return
+						}
+					}
+					if closes {
+						return
+					}
+				}
+			}()
+			return ours, nil
+		}
+		theirs := &http.Transport{DialContext: dial}
+		want := outcomes(t, theirs, 2, "GET", "http://site.test", "")
+		theirs.CloseIdleConnections()
+		took := conns
+		conns = 0
+		ours := New(Options{DialContext: dial})
+		got := outcomes(t, ours, 2, "GET", "http://site.test", "")
+		ours.CloseIdleConnections()
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("seed %d, %.1000q:\n got %.1000s\nwant %.1000s", seed, answer, fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want))
+		}
+		if conns != took && !want[0].Failed {
+			t.Errorf("seed %d, %.1000q: %d connections, net/http takes %d", seed, answer, conns, took)
+		}
 	}
 }
 

@@ -204,7 +204,7 @@ func (t *Transport) dial(ctx context.Context, to origin) (http.RoundTripper, err
 		return nil, err
 	}
 	if !to.tls {
-		return newSingle(nc, t, to), nil
+		return &single{Conn: nc, t: t, to: to}, nil
 	}
 	shake, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, errHandshake)
 	defer cancel()
@@ -222,7 +222,7 @@ func (t *Transport) dial(ctx context.Context, to origin) (http.RoundTripper, err
 	t.mu.Lock()
 	delete(t.limits, to) // it has changed its mind
 	t.mu.Unlock()
-	return newSingle(tc, t, to), nil
+	return &single{Conn: tc, t: t, to: to}, nil
 }
 
 var errHandshake = fmt.Errorf("the TLS handshake has not ended within %v: %w", handshakeTimeout, os.ErrDeadlineExceeded)
@@ -299,7 +299,6 @@ func (t *Transport) rests(s *single) bool {
 		t.idle = map[origin]*single{}
 	}
 	t.idle[s.to] = s
-	s.head = readBuffer // nothing should come
 	s.rested = make(chan error, 1)
 	go s.rest()
 	t.announce()

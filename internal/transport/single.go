@@ -17,9 +17,7 @@ import (
 const (
 	// maxHead is the longest head of an answer, in bytes.
 	maxHead = 1 << 20
-	// readBuffer is for heads and chunks: larger reads go past it. Sites send
-	// each event as a chunk of its own: as many as lie in here are read at
-	// once, and what waits takes that much memory.
+	// readBuffer is for heads.
 	readBuffer = 4 << 10
 	// maxInterim is how many answers may come ahead of the one asked for
 	// (RFC 9110, section 15.2).
@@ -34,33 +32,64 @@ var errLongHead = fmt.Errorf("the head of the answer is longer than %d bytes", m
 // single is one HTTP/1.1 connection, which carries one request at a time. It
 // has no goroutine while it does: who reads the answer reads the socket.
 // (net/http has two for each, and with thousands of streams that wait their
-// stacks are most of the memory.)
+// stacks are most of the memory.) Nor has it a buffer for longer than a head
+// takes.
 type single struct {
 	net.Conn
 	t      *Transport
 	to     origin
-	r      *bufio.Reader // of this single
-	head   int           // what a head may still take; -1 while a body is read
+	r      *bufio.Reader // reads the head, and has what came with it; nil when that is used up
+	head   int           // what a head may still take
 	used   bool          // it has carried a request
 	rested chan error    // while nobody uses it: gets why it does not rest any more
 }
 
-func newSingle(c net.Conn, t *Transport, to origin) *single {
-	s := &single{Conn: c, t: t, to: to}
-	s.r = bufio.NewReaderSize(s, readBuffer)
-	return s
+// buffers are those that no connection needs now.
+var buffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readBuffer) }}
+
+// expect makes ready for the head of an answer.
+func (s *single) expect() {
+	if s.head = maxHead; s.r == nil {
+		s.r = buffers.Get().(*bufio.Reader)
+		s.r.Reset((*heading)(s))
+	}
 }
 
-// Read implements net.Conn, for the buffer.
-func (s *single) Read(p []byte) (int, error) {
-	if s.head < 0 {
-		return s.Conn.Read(p)
+// buffered tells whether something came with the head that has not been read.
+// Where nothing did the buffer goes to whoever expects a head next.
+func (s *single) buffered() bool {
+	if s.r == nil {
+		return false
 	}
-	if s.head == 0 {
+	if s.r.Buffered() > 0 {
+		return true
+	}
+	s.r.Reset(nil)
+	buffers.Put(s.r)
+	s.r = nil
+	return false
+}
+
+// Read implements net.Conn, for bodies: past the buffer, as soon as that is
+// empty.
+func (s *single) Read(p []byte) (int, error) {
+	if s.buffered() {
+		return s.r.Read(p)
+	}
+	return s.Conn.Read(p)
+}
+
+// heading is a connection of which the head of an answer is read, which has a
+// bound.
+type heading single
+
+// Read implements io.Reader, for the buffer.
+func (h *heading) Read(p []byte) (int, error) {
+	if h.head == 0 {
 		return 0, errLongHead
 	}
-	n, err := s.Conn.Read(p[:min(len(p), s.head)])
-	s.head -= n
+	n, err := h.Conn.Read(p[:min(len(p), h.head)])
+	h.head -= n
 	return n, err
 }
 
@@ -87,23 +116,34 @@ func (s *single) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	b.r = resp.Body
+	b.r = s.body(resp)
 	b.again = b.again && !resp.Close && !req.Close && resp.StatusCode != http.StatusSwitchingProtocols
-	// The body read keeps the answer that it came with. The caller gets
-	// another one, so that the headers and the request can go.
-	answer := *resp
-	answer.Request, answer.Body = req, b
-	resp.Header = nil
+	resp.Request, resp.Body = req, b
 	if b.r == http.NoBody {
 		b.over(io.EOF)
 	}
-	return &answer, nil
+	return resp, nil
+}
+
+// body reads what follows a head by the framing that net/http has read from it
+// (RFC 9112, section 6.3).
+func (s *single) body(resp *http.Response) io.Reader {
+	switch {
+	case resp.Body == http.NoBody:
+		return http.NoBody
+	case len(resp.TransferEncoding) > 0: // it knows but one
+		return &chunked{from: s}
+	case resp.ContentLength >= 0:
+		return &sized{from: s, left: resp.ContentLength}
+	}
+	return s
 }
 
 // exchange sends the request and reads the head of its answer.
 func (s *single) exchange(req *http.Request, b *singleBody) (*http.Response, error) {
 	again := s.used
-	s.used, s.head = true, maxHead
+	s.used = true
+	s.expect()
 	up := &upload{s: s, over: make(chan struct{})}
 	if b.body != nil {
 		// Beside reading: the site may answer before the end, and wait for its
@@ -138,7 +178,6 @@ func (s *single) exchange(req *http.Request, b *singleBody) (*http.Response, err
 		if resp.StatusCode < 200 && resp.StatusCode != http.StatusSwitchingProtocols {
 			continue
 		}
-		s.head = -1
 		up.answered()
 		return resp, nil
 	}
@@ -254,11 +293,18 @@ func (b *singleBody) over(err error) {
 		return
 	}
 	alive := b.stop == nil || b.stop()
-	if alive && err == io.EOF && b.again && (b.up == nil || b.up.whole()) {
+	if alive && err == io.EOF && b.again && !b.behind() && (b.up == nil || b.up.whole()) {
 		b.s.t.keep(b.s)
 		return
 	}
 	b.close()
+}
+
+// behind tells whether something has come behind the end: what nobody has asked
+// for must not be taken for the next answer.
+func (b *singleBody) behind() bool {
+	c, ok := b.r.(*chunked)
+	return ok && c.behind || b.s.buffered()
 }
 
 // close closes the connection, and the request's body, for which its sender
@@ -286,7 +332,14 @@ func (b *singleBody) Close() error {
 // rest waits until somebody wants the connection, the site closes it or says
 // what nobody has asked for, or it has not been wanted for idleTimeout.
 func (s *single) rest() {
-	_, err := s.r.Peek(1)
+	var (
+		one [1]byte
+		n   int
+		err error
+	)
+	for n == 0 && err == nil { // the buffer was empty, else it would not rest
+		n, err = s.Conn.Read(one[:])
+	}
 	s.t.tired(s)
 	s.rested <- err
 }

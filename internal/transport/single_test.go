@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -66,7 +67,10 @@ func says(texts ...string) func(net.Conn, *bufio.Reader) {
 	}
 }
 
-const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+const (
+	ok        = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+	chunkedOK = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
 
 // scripted runs a test in a bubble. What a request gets is its body.
 func scripted(t *testing.T, f func(t *testing.T, s *script, tr *Transport), serve ...func(net.Conn, *bufio.Reader)) {
@@ -123,15 +127,21 @@ func TestAConnectionServesOneRequestAfterTheOther(t *testing.T) {
 }
 
 func TestConnectionsThatCannotBeUsedAgain(t *testing.T) {
+	const late = "HTTP/1.1 408 Request Timeout\r\n\r\n"
 	for name, c := range map[string]struct {
-		first string
-		open  bool // the site leaves it to us to close it
+		first string // in pieces
+		open  bool   // the site leaves it to us to close it
 	}{
-		"closed by the site":    {"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok", false},
-		"closed without a word": {ok, false},
-		"to be closed by us":    {"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", true},
-		"HTTP/1.0":              {"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", true},
-		"more than was asked":   {ok + "HTTP/1.1 408 Request Timeout\r\n\r\n", false},
+		"closed by the site":          {"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok", false},
+		"closed without a word":       {ok, false},
+		"to be closed by us":          {"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", true},
+		"HTTP/1.0":                    {"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", true},
+		"more than was asked":         {ok + late, true},
+		"more, later":                 {ok + "|" + late, true},
+		"more behind chunks":          {chunkedOK + "|2\r\nok\r\n0\r\n\r\n" + late, true},
+		"more behind chunks, at once": {chunkedOK + "2\r\nok\r\n0\r\n\r\n" + late, true},
+		"more behind chunks, later":   {chunkedOK + "2\r\nok\r\n0\r\n\r\n|" + late, true},
+		"a byte more behind chunks":   {chunkedOK + "2\r\nok\r\n0\r\n\r\n|H", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			scripted(t, func(t *testing.T, s *script, tr *Transport) {
@@ -143,7 +153,9 @@ func TestConnectionsThatCannotBeUsedAgain(t *testing.T) {
 				}
 			}, func(conn net.Conn, r *bufio.Reader) {
 				said(r)
-				io.WriteString(conn, c.first)
+				for piece := range strings.SplitSeq(c.first, "|") {
+					io.WriteString(conn, piece)
+				}
 				if c.open {
 					r.Peek(1)
 				}
@@ -325,6 +337,59 @@ func TestWhatIsNotSent(t *testing.T) {
 		if err == nil || strings.Contains(err.Error(), "secret") || dialled != (name == "dial") || !body.closed.Load() {
 			t.Errorf("%s: %v; dialled: %v, the body was closed: %v", name, err, dialled, body.closed.Load())
 		}
+	}
+}
+
+// TestAnswersThatWaitHaveNoBuffer: the buffer of the head goes when what came
+// with it is used, whatever frames the body, and comes again for the next head.
+func TestAnswersThatWaitHaveNoBuffer(t *testing.T) {
+	for name, pieces := range map[string][]string{
+		"chunks":    {chunkedOK + "1\r\no\r", "\n1\r\nk\r\n0\r\n\r\n"},
+		"length":    {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no", "k"},
+		"until end": {"HTTP/1.1 200 OK\r\n\r\no", "k"},
+	} {
+		scripted(t, func(t *testing.T, s *script, tr *Transport) {
+			for range 2 {
+				resp := get(t, tr, "http://site.test")
+				body := resp.Body.(*Body).wire.ReadCloser.(*singleBody)
+				if body.s.r == nil {
+					t.Errorf("%s: what came with the head is gone", name)
+				}
+				read := make(chan string)
+				go func() {
+					b, err := io.ReadAll(resp.Body)
+					read <- fmt.Sprint(string(b), err)
+				}()
+				synctest.Wait()
+				if body.s.r != nil {
+					t.Errorf("%s: a buffer waits with the stream", name)
+				}
+				time.Sleep(2 * time.Second)
+				if got := <-read; got != "ok<nil>" {
+					t.Errorf("%s: %s", name, got)
+				}
+				synctest.Wait()
+				if body.s.r != nil {
+					t.Errorf("%s: a buffer rests with the connection", name)
+				}
+			}
+			if want := map[bool]int{false: 1, true: 2}[name == "until end"]; s.conns != want {
+				t.Errorf("%s: %d connections, want %d", name, s.conns, want)
+			}
+		}, slices.Repeat([]func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
+			for range 2 {
+				if _, err := said(r); err != nil {
+					return
+				}
+				io.WriteString(c, pieces[0])
+				time.Sleep(time.Second)
+				io.WriteString(c, pieces[1])
+				if name == "until end" {
+					return
+				}
+			}
+			r.Peek(1)
+		}}, 2)...)
 	}
 }
 
