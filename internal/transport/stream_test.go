@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -476,12 +477,12 @@ func TestWhatWasNotActedOnIsSentAgain(t *testing.T) {
 		"reset":          {func(n int, fr *http2.Framer, id uint32) { fr.WriteRSTStream(id, http2.ErrCodeInternal) }, false, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			times := 0
+			var times atomic.Int64
 			s := newFrameServer(t)
 			s.asked = func(fr *http2.Framer, id uint32) bool {
-				times++
-				c.refuse(times, fr, id)
-				return c.good && times > 1
+				n := int(times.Add(1))
+				c.refuse(n, fr, id)
+				return c.good && n > 1
 			}
 			tr := newTransport(t, s.server)
 			req, _ := http.NewRequestWithContext(t.Context(), "POST", s.server.URL, strings.NewReader("body"))
@@ -489,8 +490,8 @@ func TestWhatWasNotActedOnIsSentAgain(t *testing.T) {
 			if err == nil {
 				resp.Body.Close()
 			}
-			if (err == nil) != c.good || times != c.times {
-				t.Errorf("%v after %d times, want %d", err, times, c.times)
+			if n := int(times.Load()); (err == nil) != c.good || n != c.times {
+				t.Errorf("%v after %d times, want %d", err, n, c.times)
 			}
 		})
 	}
