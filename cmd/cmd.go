@@ -64,7 +64,7 @@ func Run(args []string, stdout, stderr io.Writer, options ...Option) int {
 	for _, o := range options {
 		o(a)
 	}
-	// The first interrupt asks to stop, the second stops at once.
+	// The first interrupt asks to stop, a second one stops at once.
 	interrupts := make(chan os.Signal, 2)
 	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(interrupts)
@@ -74,19 +74,7 @@ func Run(args []string, stdout, stderr io.Writer, options ...Option) int {
 	defer stop()
 	over := make(chan struct{})
 	defer close(over)
-	go func() {
-		for {
-			select {
-			case <-interrupts:
-				if drain.Err() != nil {
-					abort(errAborted)
-				}
-				stop()
-			case <-over:
-				return
-			}
-		}
-	}()
+	go heed(interrupts, over, stop, func() { abort(errAborted) })
 	a.drain = drain
 
 	root := a.root()
