@@ -31,7 +31,7 @@ const (
 	ExitError    = 1   // an error that none of the others describes; coverage: a known gap is open
 	ExitUsage    = 2   // a flag, an argument or a target file is wrong: nothing was started
 	ExitSetup    = 3   // this machine lacks something, or the data directory cannot be used
-	ExitPosition = 4   // a destination does not belong to the journal: nothing was read
+	ExitPosition = 4   // a destination does not belong to the journal: nothing was read; replay: it has these records
 	ExitStream   = 5   // a stream had to be given up; what it brought is safe
 	ExitAborted  = 130 // a second interrupt: stopped at once
 )

@@ -38,7 +38,8 @@ of the period: name a sink with a table of its own, in a copy of the target file
 if need be.
 
 Exit code 1 says that events could not be read, decoded or stored; the others
-were delivered.`,
+were delivered. Exit code 4 says that the destination has records of the period
+already, or knows the new name from another journal.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error { return a.replay(c.Context(), args[0], o) },
 	}
@@ -101,12 +102,27 @@ func (a *app) replay(ctx context.Context, path string, o replayFlags) error {
 	}
 	fmt.Fprintf(a.stdout, "%d records in %d batches to %s, position %s\n", s.Records, s.Batches, s.ID, cmp.Or(s.Position, "-"))
 	if err != nil {
-		return runError(ctx, err)
+		return replayError(ctx, err, o)
 	}
 	if s.DeadLetters > 0 || s.Lost > 0 {
 		return fail(ExitError, fmt.Errorf("not delivered: %d events that could not be decoded or stored, %d chunks that cannot be read: see the lines above", s.DeadLetters, s.Lost))
 	}
 	return nil
+}
+
+// replayError gives the error of a replay its exit code, and the remedies that
+// a replay has.
+func replayError(ctx context.Context, err error, o replayFlags) error {
+	var stored *framework.StoredError
+	var position *framework.PositionError
+	switch {
+	case context.Cause(ctx) != nil:
+	case errors.As(err, &stored):
+		return fail(ExitPosition, fmt.Errorf("--sink %s: record %v of the period is in %s already, and a key is in a table once: name a sink with another table or another file (in a copy of the target file, if need be), or remove these rows first", o.sink, stored.Key, stored.Place))
+	case errors.As(err, &position) && position.Foreign():
+		return fail(ExitPosition, fmt.Errorf("--as %s: the destination keeps a position for %s in another journal (journal: %v, destination: %v): choose another name", o.as, position.Sink, position.Want, position.Have))
+	}
+	return runError(ctx, err)
 }
 
 // newSink returns the named sink of the target under a name of its own.

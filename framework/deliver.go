@@ -76,6 +76,7 @@ type deliverer struct {
 	partition int
 	only      func(at Position, received time.Time) bool // nil: all
 	patience  time.Duration                              // how long the sink may refuse; 0: for ever
+	replay    bool                                       // a period is delivered once more, under another id
 	sink      Sink
 	decoders  map[string]Decoder
 	layout    layout
@@ -160,6 +161,11 @@ func (d *deliverer) run(ctx context.Context) error {
 			}
 			d.log.Warn("the sink's position is not the one expected: going on from the sink's", "sink", d.ID, "error", err)
 		}
+		if s := (*StoredError)(nil); d.replay && errors.As(err, &s) {
+			// The sink's own delivery has brought it: waiting takes nothing away.
+			d.set("failed", err)
+			return err
+		}
 		if delivered {
 			backoff, good = d.newBackoff(), time.Now()
 		}
@@ -215,11 +221,19 @@ func (d *deliverer) open(ctx context.Context) (Position, error) {
 		first, last := d.journal.Bounds(d.partition)
 		return pos, &PositionError{
 			Sink: d.ID, Want: Position{Journal: d.journal.ID(), Partition: d.partition, Seq: last}, Have: pos,
-			Reason: fmt.Sprintf("the destination's position is outside of the journal, which holds chunks %d to %d: the journal or the destination was replaced by another copy; bring them together again, or start with --restart-sink %s to deliver anew what the journal holds", first, last, d.ID),
+			Reason: fmt.Sprintf("the destination's position is outside of the journal, which holds chunks %d to %d: the journal or the destination was replaced by another copy; bring them together again, or %s", first, last, d.anew()),
 		}
 	}
 	d.Adopt, d.Restart = false, false // once is enough
 	return pos, nil
+}
+
+// anew says how a person has what the journal holds delivered once more.
+func (d *deliverer) anew() string {
+	if d.replay {
+		return "replay under a name that the destination does not know"
+	}
+	return "start with --restart-sink " + d.ID + " to deliver anew what the journal holds"
 }
 
 // plausible tells whether a destination can hold the position.

@@ -35,7 +35,8 @@ type ReplayPart struct {
 
 // Run delivers one partition after the other and returns the account. It
 // returns when all is delivered, when the destination does not belong to the
-// journal (*PositionError), when Patience is over, or with what ended ctx.
+// journal (*PositionError) or has a record of the period already
+// (*StoredError), when Patience is over, or with what ended ctx.
 func (r *Replay) Run(ctx context.Context) (SinkStats, error) {
 	sum := SinkStats{ID: r.Sink.ID}
 	if r.Log == nil {
@@ -51,7 +52,7 @@ func (r *Replay) Run(ctx context.Context) (SinkStats, error) {
 	close(over)
 	for _, part := range r.Parts {
 		d := &deliverer{
-			SinkConfig: r.Sink, partition: part.Partition, only: r.Only, patience: r.Patience, begin: part.After, drain: over,
+			SinkConfig: r.Sink, partition: part.Partition, only: r.Only, patience: r.Patience, begin: part.After, drain: over, replay: true,
 			journal:  &boundedJournal{r.Journal, part.Last},
 			decoders: decoders, layout: lay, log: r.Log,
 		}

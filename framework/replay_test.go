@@ -3,7 +3,9 @@ package framework
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,6 +69,30 @@ func TestReplayLosesPatience(t *testing.T) {
 		began := time.Now()
 		if _, err := r.Run(t.Context()); err == nil || err.Error() != "no" || time.Since(began) < time.Minute || time.Since(began) > 2*time.Minute {
 			t.Errorf("after %v it says %v", time.Since(began), err)
+		}
+	})
+}
+
+// Where the records are already, a replay ends before it has waited at all, and
+// a position that cannot be answers with what a replay can do.
+func TestReplayIsRefusedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j, s := newMemJournal(), &memSink{}
+		j.commit("t/s", "1")
+		r := Replay{
+			Journal: j, Streams: []*Stream{{Name: "t/s", Target: &site{}}}, Parts: []ReplayPart{{Last: 1}}, Patience: time.Hour,
+			Sink: SinkConfig{ID: "t/again", New: func() (Sink, error) { return s, nil }},
+		}
+		s.writeErr = func() error { return fmt.Errorf("wrapped: %w", &StoredError{Sink: "t/again"}) }
+		began := time.Now()
+		var stored *StoredError
+		if sum, err := r.Run(t.Context()); !errors.As(err, &stored) || sum.State != "failed" || time.Since(began) > 0 {
+			t.Errorf("after %v it says %v: %+v", time.Since(began), err, sum)
+		}
+		s.pos = Position{Journal: j.ID(), Seq: 9}
+		var position *PositionError
+		if _, err := r.Run(t.Context()); !errors.As(err, &position) || !strings.Contains(err.Error(), "replay under a name") || strings.Contains(err.Error(), "--restart-sink") {
+			t.Errorf("beyond the journal it says %v", err)
 		}
 	})
 }

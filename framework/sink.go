@@ -24,8 +24,10 @@ type Sink interface {
 	// with b.From, in the same transaction, and answers *PositionError when
 	// they differ: another writer is at work, or an answer was lost. The
 	// engine then opens the sink again and goes on from where it really is.
-	// *RecordError says that one record can never be stored and which; any
-	// other error is retried with backoff.
+	// *RecordError says that one record can never be stored and which,
+	// *StoredError that one is there already though by the position it is not;
+	// that and any other error is retried with backoff, and the former ends a
+	// Replay.
 	Write(ctx context.Context, b *Batch) error
 	// Close releases what Open took. It may be called without Open.
 	Close() error
@@ -88,6 +90,21 @@ func (e *PositionError) Error() string {
 
 // Foreign tells whether the destination belongs to another journal.
 func (e *PositionError) Foreign() bool { return e.Want.Journal != e.Have.Journal }
+
+// StoredError says that a destination has a record already which by the
+// position kept there it has not got. It is never passed over: what is there is
+// not known to be this record.
+type StoredError struct {
+	Sink string
+	Key  Key
+	// Place is where the record is, and Position where the position is kept, as
+	// a person would say.
+	Place, Position string
+}
+
+func (e *StoredError) Error() string {
+	return fmt.Sprintf("record %v is in %s already, though the position kept in %s is before it: the position was changed by hand (put it back, or remove the rows), or another sink writes the same records to this table (name another table); --restart-sink %s removes them and delivers them again", e.Key, e.Place, e.Position, e.Sink)
+}
 
 // RecordError says that one record can never be stored as it is.
 type RecordError struct {

@@ -105,9 +105,7 @@ func (s *Sink) blame(ctx context.Context, records []framework.Record, refusal er
 		return err
 	}
 	if there {
-		// Never passed over as "already there": the position says it is not,
-		// so what is there is not known to be this record.
-		return fmt.Errorf("record %v is in table %s already, though the position kept in %s is before it: the position was changed by hand (put it back, or remove the rows), or another sink writes the same records to this table (name another table); --restart-sink %s removes them and delivers them again", key, s.table, s.positions, s.id)
+		return &framework.StoredError{Sink: s.id, Key: key, Place: "table " + s.table, Position: s.positions}
 	}
 	return &framework.RecordError{Key: key, Err: fmt.Errorf("refused by table %s: %w", s.table, culprit)}
 }

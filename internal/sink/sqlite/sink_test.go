@@ -314,8 +314,11 @@ func TestPositionTampered(t *testing.T) {
 		t.Fatal(err)
 	}
 	exec(t, s.db, "UPDATE _scrape_positions SET event = 1")
-	says(t, write(s, 1, record(2), record(3), record(4)),
-		"record aaaabbbbccccdddd/0/1/2/1 is in table \"records\" already", "put it back", "name another table")
+	err := write(s, 1, record(2), record(3), record(4))
+	says(t, err, "record aaaabbbbccccdddd/0/1/2/1 is in table \"records\" already", "put it back", "name another table", "--restart-sink demo/prices")
+	if stored, ok := errors.AsType[*framework.StoredError](err); !ok || stored.Key != record(2).Key {
+		t.Errorf("%v is no *StoredError for the second record", err)
+	}
 	if got := queryStrings(t, s.db, "SELECT event FROM _scrape_positions"); got[0] != "1" {
 		t.Errorf("the position moved to %s", got[0])
 	}

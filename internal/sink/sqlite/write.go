@@ -97,9 +97,7 @@ func (s *Sink) blame(ctx context.Context, records []framework.Record, err error)
 				return err
 			}
 			if n > 0 {
-				// Never passed over as "already there": the position says it
-				// is not, so what is there is not known to be this record.
-				return fmt.Errorf("record %v is in table %q already, though the position kept in _scrape_positions is before it: the position was changed by hand (put it back, or remove the rows), or another sink writes the same records to this table (name another table); --restart-sink %s removes them and delivers them again", key, s.table, s.id)
+				return &framework.StoredError{Sink: s.id, Key: key, Place: fmt.Sprintf("table %q", s.table), Position: "_scrape_positions"}
 			}
 			return &framework.RecordError{Key: key, Err: fmt.Errorf("refused by table %q: %w", s.table, insertErr)}
 		}
