@@ -25,13 +25,22 @@ func code(err error) string {
 	return ""
 }
 
-// refusesRow tells whether err may be about the content of a row: data that
-// does not fit, a constraint, a value too long for an index or nested too deep,
-// a trigger's exception
-// (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+// notOfRows are the classes of the server's own errors that say nothing of a
+// row: the connection, rights, transactions, statements that are wrong for every
+// row, locks, resources, an operator, a foreign server, the server itself
+// (https://www.postgresql.org/docs/current/errcodes-appendix.html). All others
+// may be about the content of one: data that does not fit, a constraint, a
+// value too long for an index or nested too deep, and what a trigger raises,
+// which may have any class that its author has thought of, such as MY001.
+var notOfRows = []string{
+	"03", "08", "0A", "0B", "0F", "0L", "0P", "0Z", "24", "25", "26", "28", "2B", "2D", "2F", "34", "39", "3B", "3D", "3F",
+	"40", "42", "53", "55", "57", "58", "72", "F0", "HV", "XX",
+}
+
+// refusesRow tells whether err may be about the content of a row.
 func refusesRow(err error) bool {
 	c := code(err)
-	return c == "44000" || slices.ContainsFunc([]string{"21", "22", "23", "54", "P0"}, func(class string) bool { return strings.HasPrefix(c, class) })
+	return len(c) == 5 && !slices.Contains(notOfRows, c[:2])
 }
 
 var remedies = map[string]string{

@@ -123,7 +123,7 @@ func TestSink(t *testing.T) {
 	for name, story := range map[string]func(*testing.T, *postgrestest.Server){
 		"StoredForm": testStoredForm, "JSONColumn": testJSONColumn, "TableMadeByHand": testTableMadeByHand,
 		"Schema": testSchema, "FewRights": testFewRights, "CannotConnect": testCannotConnect,
-		"RecordRefused": testRecordRefused, "PositionTampered": testPositionTampered, "PositionGone": testPositionGone,
+		"RecordRefused": testRecordRefused, "TriggerRefusesAll": testTriggerRefusesAll, "PositionTampered": testPositionTampered, "PositionGone": testPositionGone,
 		"Locked": testLocked, "Silent": testSilent, "ReadOnly": testReadOnly, "RowsDropped": testRowsDropped,
 		"Durable": testDurable, "LeftBehind": testLeftBehind, "TypesChanged": testTypesChanged,
 		"ColumnsStored": testColumnsStored, "ColumnsTable": testColumnsTable, "ColumnsRefused": testColumnsRefused,
@@ -341,6 +341,31 @@ func testCannotConnect(t *testing.T, server *postgrestest.Server) {
 	}
 }
 
+// trigger ends a statement that makes the table records: it gets a trigger that
+// does this with an odd row.
+func trigger(what string) string {
+	return "); CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF new.data = 'odd' THEN " + what + "; END IF; RETURN new; END $$; CREATE TRIGGER no BEFORE INSERT ON records FOR EACH ROW EXECUTE FUNCTION no()"
+}
+
+// A trigger that speaks of the server, of its disk or of locks, or that is wrong
+// itself, says nothing of the row: the batch is tried again as it is.
+func testTriggerRefusesAll(t *testing.T, server *postgrestest.Server) {
+	odd := record(1)
+	odd.Data = []byte("odd")
+	for _, what := range []string{
+		"RAISE 'closed for today' USING ERRCODE = '57P03'", "RAISE 'no room' USING ERRCODE = '53100'", "RAISE 'in use' USING ERRCODE = '55006'",
+		"RAISE 'again' USING ERRCODE = '40001'", "RAISE 'no line' USING ERRCODE = '08006'", "INSERT INTO elsewhere VALUES (1)",
+	} {
+		address := server.Database(t)
+		postgrestest.Exec(t, address, "CREATE TABLE records (_key text PRIMARY KEY, stream text, id text, type text, time timestamptz, data text"+trigger(what))
+		s := opened(t, address, Config{})
+		err := write(s, 0, odd)
+		if _, ok := errors.AsType[*framework.RecordError](err); ok || err == nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 // A record that the table refuses, or whose time PostgreSQL does not know, is
 // at fault itself: it is named, and nothing of the batch stays.
 func testRecordRefused(t *testing.T, server *postgrestest.Server) {
@@ -363,7 +388,11 @@ func testRecordRefused(t *testing.T, server *postgrestest.Server) {
 		{"check", table + ", CHECK (data <> 'odd'))", odd},
 		{"unique", table + " UNIQUE)", odd},
 		{"unique at commit", table + " UNIQUE DEFERRABLE INITIALLY DEFERRED)", odd},
-		{"trigger", table + "); CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF new.data = 'odd' THEN RAISE 'no'; END IF; RETURN new; END $$; CREATE TRIGGER no BEFORE INSERT ON records FOR EACH ROW EXECUTE FUNCTION no()", odd},
+		{"trigger", table + trigger("RAISE 'no'"), odd},
+		{"trigger with a code of its own", table + trigger("RAISE 'no' USING ERRCODE = 'MY001'"), odd},
+		{"trigger with a code of the standard for users", table + trigger("RAISE 'no' USING ERRCODE = '45000'"), odd},
+		{"trigger that knows no such case", table + trigger("CASE new.data WHEN 'even' THEN NULL; END CASE"), odd},
+		{"constraint function with a code of its own", "CREATE FUNCTION is_even(text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN IF $1 = 'odd' THEN RAISE 'no' USING ERRCODE = 'MY002'; END IF; RETURN true; END $$; " + table + ", CHECK (is_even(data)))", odd},
 		{"index", table + "); CREATE INDEX ON records (data)", large},
 	} {
 		t.Run(c.name, func(t *testing.T) {
