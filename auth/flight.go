@@ -273,7 +273,7 @@ func (k *Keeper) failed(s *slot, began time.Time, err error) {
 // mayLogin returns a *HoldError when no login may begin now. k.mu is held.
 func (k *Keeper) mayLogin(s *slot, now time.Time) error {
 	held := func(h hold) error {
-		return &HoldError{Credential: k.config.Name, Until: h.until, Err: h.err}
+		return &HoldError{Credential: k.config.Name, Until: h.until, Err: h.err, keeper: k, taken: k.taken}
 	}
 	if k.refusal.err != nil && (k.refused >= refusalLimit || now.Before(k.refusal.until)) {
 		return held(k.refusal)

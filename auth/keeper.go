@@ -34,6 +34,10 @@ const (
 	// loudSkew is the difference of clocks from which it is said.
 	loudSkew = 30 * time.Second
 
+	// lookEvery is how often a Keeper that holds back looks whether a person
+	// has logged in by hand.
+	lookEvery = 10 * time.Second
+
 	// maxHeld bounds the exits that a Keeper remembers; beyond it the one that
 	// was asked for longest ago is forgotten.
 	maxHeld = 4096
@@ -106,6 +110,9 @@ type Keeper struct {
 	lived      time.Duration // how long the last one lasted that was refused
 	lifetime   time.Duration // seen twice; 0 is not known
 	told       map[string]bool
+	taken      uint64        // how often something was taken up that others had kept
+	arrived    time.Time     // when the last of that was obtained
+	looked     time.Time     // when the store was looked into last
 	skew       time.Duration // as the site's last answer says
 	heard      bool          // an answer has said it
 }

@@ -111,6 +111,89 @@ func (k *Keeper) newer(via Via, old *Credential) *Credential {
 	return nil
 }
 
+// takenSince tells whether Look has taken up anything after the n-th time. It
+// calls it when that was long ago.
+func (k *Keeper) takenSince(n uint64) bool {
+	k.mu.Lock()
+	now := time.Now()
+	due := k.taken <= n && now.Sub(k.looked) >= lookEvery
+	if due {
+		k.looked = now
+	}
+	k.mu.Unlock()
+	if due {
+		k.Look()
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.taken > n
+}
+
+// Look takes up at once what somebody else has kept for this Keeper since it
+// was asked last, such as a person who logged in by hand, and ends the wait that
+// failed logins have brought. It tells whether there was anything. Without it
+// a login finds out that begins anyway, or HoldError.Over.
+func (k *Keeper) Look() (some bool) {
+	if parts, ok := k.config.Source.(stack); ok {
+		for _, part := range parts {
+			some = part.Look() || some
+		}
+		if some {
+			k.resume()
+		}
+		return some
+	}
+	if k.config.Store == nil {
+		return false
+	}
+	k.restore()
+	k.keeping.Lock() // what a login of ours has kept, it holds as well
+	defer k.keeping.Unlock()
+	kept, _ := k.config.Store.Load() // what is wrong was said at the start
+	for _, c := range kept {
+		if k.takeUp(c, time.Now()) {
+			k.config.Log.Info("somebody has logged in meanwhile", "credential", k.config.Name, "kept", c)
+			some = true
+		}
+	}
+	if some {
+		k.rememberHeld()
+	}
+	return some
+}
+
+// resume ends every wait of a stack that a part of it may have caused.
+func (k *Keeper) resume() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.taken++
+	k.refused, k.refusal = 0, hold{}
+	for _, s := range k.slots {
+		s.failures, s.hold = 0, hold{}
+	}
+}
+
+// takeUp holds c in place of an older one.
+func (k *Keeper) takeUp(c *Credential, now time.Time) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if (c.Exit != "") != (k.config.Source.Bound() == BoundToExit) || c.Expired(now) {
+		return false
+	}
+	// Without the monotonic clock, which is not kept.
+	after := func(t time.Time) bool { return c.Obtained.Round(0).After(t.Round(0)) }
+	if s := k.slots[c.Exit]; !after(k.arrived) || s != nil && (s.flight != nil || s.credential != nil && !after(s.credential.Obtained)) {
+		return false
+	}
+	s := k.slotFor(c.Exit, now)
+	k.generation++
+	c.Generation = k.generation
+	k.refused, k.refusal = 0, hold{}
+	*s = slot{credential: c, used: s.used, kept: true}
+	k.taken, k.arrived = k.taken+1, c.Obtained
+	return true
+}
+
 // keep saves c. k.keeping is held.
 func (k *Keeper) keep(c *Credential) {
 	if k.config.Store == nil {

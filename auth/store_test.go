@@ -20,6 +20,8 @@ type memory struct {
 	kept map[string]auth.Credential
 	past auth.History
 	bad  error
+
+	loads int // how often it was read
 }
 
 func newMemory() *memory { return &memory{kept: map[string]auth.Credential{}} }
@@ -27,6 +29,7 @@ func newMemory() *memory { return &memory{kept: map[string]auth.Credential{}} }
 func (m *memory) Load() (all []*auth.Credential, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.loads++
 	for _, c := range m.kept {
 		all = append(all, &c)
 	}
@@ -207,6 +210,99 @@ func TestARefreshTokenOutlivesItsCredential(t *testing.T) {
 		third := auth.NewKeeper(auth.Config{Source: r, Store: store})
 		if got := mustGet(t, third, exit1); got.Expired(time.Now()) || got.Refresh.Reveal() != "xxx" || r.logins != 1 {
 			t.Errorf("%v, refresh %q, %d logins", got, got.Refresh.Reveal(), r.logins)
+		}
+	})
+}
+
+// A keeper that holds back, for an hour or for good, takes up within seconds
+// what a person has brought by hand, however many ask; it looks into the store
+// no more often than it says, and an old credential ends no wait.
+func TestAKeeperThatHoldsBackLooksForALoginByHand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemory()
+		s := &site{bound: auth.BoundToExit}
+		mustGet(t, auth.NewKeeper(auth.Config{Source: s, Store: store}), exit2)
+		s.failWith(refused())
+		k := auth.NewKeeper(auth.Config{Source: s, Store: store})
+		for range 3 {
+			k.Get(t.Context(), exit1)
+			time.Sleep(10 * time.Minute)
+		}
+		logins := s.logins.Load()
+		holds := func(k *auth.Keeper) *auth.HoldError {
+			t.Helper()
+			_, err := k.Get(t.Context(), exit1)
+			hold, ok := errors.AsType[*auth.HoldError](err)
+			if !ok {
+				t.Fatal(err)
+			}
+			return hold
+		}
+		again := auth.NewKeeper(auth.Config{Source: s, Store: store})
+		// One is asked by streams that wait, the other by somebody who knows.
+		waits, gaveUp := holds(again), holds(k)
+		if waits.Until.IsZero() || !gaveUp.Until.IsZero() {
+			t.Fatalf("until %v and %v", waits.Until, gaveUp.Until)
+		}
+		if waits.Over() || k.Look() || k.Look() {
+			t.Error("nobody has logged in, and it is over")
+		}
+		store.Save(&auth.Credential{Exit: "exit-1", Obtained: time.Now(), Header: http.Header{"By": {"hand"}}})
+		had := store.loads
+		if waits.Over() || store.loads != had {
+			t.Errorf("it has looked %d times more within seconds", store.loads-had)
+		}
+		time.Sleep(10 * time.Second)
+		for range 3 {
+			if !waits.Over() {
+				t.Error("somebody has logged in, and it is not over")
+			}
+		}
+		if store.loads != had+1 {
+			t.Errorf("it has looked %d times, want once", store.loads-had)
+		}
+		if !k.Look() || k.Look() || !gaveUp.Over() {
+			t.Error("want it to be taken up once")
+		}
+		for _, k := range []*auth.Keeper{again, k} {
+			if c := mustGet(t, k, exit1); c.Header.Get("By") != "hand" {
+				t.Errorf("got %v", c)
+			}
+		}
+		if store.past.Refusal != (auth.Hold{}) || s.logins.Load() != logins {
+			t.Errorf("%+v after %d more logins", store.past.Refusal, s.logins.Load()-logins)
+		}
+	})
+}
+
+// Of a stack the part is looked at that holds back.
+func TestAStackLooksForALoginByHand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemory()
+		clearance, bearer := &site{}, &site{}
+		bearer.failWith(refused())
+		k := auth.NewKeeper(auth.Config{AttemptsPerHour: -1, Source: auth.Stack(
+			auth.NewKeeper(auth.Config{Source: clearance}), auth.NewKeeper(auth.Config{Source: bearer, Store: store}))})
+		for range 3 {
+			k.Get(t.Context(), exit1)
+			time.Sleep(time.Hour)
+		}
+		_, err := k.Get(t.Context(), exit1)
+		hold, ok := errors.AsType[*auth.HoldError](err)
+		if !ok || hold.Over() {
+			t.Fatal(err)
+		}
+		store.Save(&auth.Credential{Obtained: time.Now(), Header: http.Header{"By": {"hand"}}})
+		time.Sleep(10 * time.Second)
+		if !hold.Over() {
+			t.Error("it is not over")
+		}
+		if c := mustGet(t, k, exit1); c.Header.Get("By") != "hand" {
+			t.Errorf("got %v", c)
+		}
+		store.Save(&auth.Credential{Obtained: time.Now().Add(time.Second)})
+		if !k.Look() {
+			t.Error("the stack does not look into its parts")
 		}
 	})
 }

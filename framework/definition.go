@@ -139,9 +139,13 @@ func (r *runner) over(l *line) {
 	}
 }
 
+// lookEvery is how often a line that waits for a login looks whether a person
+// has brought one.
+const lookEvery = 10 * time.Second
+
 // rest waits before the next connection of a line, whose last one was opened
 // with def. A stream that is to be read otherwise is tried at once, since that
-// may be the cure.
+// may be the cure, and so is one whose login somebody else has brought.
 func (r *runner) rest(ctx context.Context, d time.Duration, def *definition, s *streak) error {
 	if d <= 0 {
 		return ctx.Err()
@@ -155,14 +159,32 @@ func (r *runner) rest(ctx context.Context, d time.Duration, def *definition, s *
 	if same {
 		t := time.NewTimer(d)
 		defer t.Stop()
-		select {
-		case <-t.C:
-			return nil
-		case <-changed:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		var look <-chan time.Time
+		if s.hold != nil {
+			every := time.NewTicker(lookEvery)
+			defer every.Stop()
+			look = every.C
+		}
+		for waiting := true; waiting; {
+			select {
+			case <-t.C:
+				return nil
+			case <-look:
+				waiting = !s.relieved()
+			case <-changed:
+				waiting = false
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
 		}
 	}
 	s.backoff, s.failures, s.silences, s.cured = nil, 0, 0, false
 	return ctx.Err()
+}
+
+// relieved tells whether somebody has brought the login that the line waits
+// for.
+func (s *streak) relieved() bool {
+	apart(func() { s.brought = s.hold.Over() })
+	return s.brought
 }

@@ -273,6 +273,22 @@ func (m *Identities) reauthenticate(ctx context.Context, old *identity, refused 
 	})
 }
 
+// takeOver replaces old by an identity with the credential that somebody else
+// has brought, through the exit that this was obtained through.
+func (m *Identities) takeOver(ctx context.Context, old *identity) (*identity, error) {
+	return m.replace(ctx, old, func(ctx context.Context) (*identity, error) {
+		exit := m.preferred()
+		if old.lease == nil || exit == "" || exit == old.lease.exit() {
+			return m.make(ctx, old.lease, old.credential)
+		}
+		l, err := m.lease(ctx, exit, nil)
+		if err != nil {
+			return nil, err
+		}
+		return m.make(ctx, l, nil)
+	})
+}
+
 // rotate replaces old by an identity with another exit. outcome is what the
 // pool is told of the old one.
 func (m *Identities) rotate(ctx context.Context, old *identity, outcome proxies.Outcome) (*identity, error) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sethvargo/go-retry"
 
+	"github.com/holdline/scrape/auth"
 	"github.com/holdline/scrape/internal/splice"
 	"github.com/holdline/scrape/internal/watch"
 	"github.com/holdline/scrape/proxies"
@@ -170,6 +171,9 @@ type streak struct {
 	silences int           // those of them that ended in silence
 	cured    bool          // a cure was tried at once since the last new event
 
+	hold    *auth.HoldError // what the next connection waits for; nil for anything but a login
+	brought bool            // somebody else has brought it
+
 	// prev is the identity of the last connection, still held, and fix what
 	// has to be done about it before the next one.
 	prev    *identity
@@ -254,6 +258,7 @@ func (r *runner) settle(ctx context.Context, cancel context.CancelFunc, l *line,
 		return 0, true
 	}
 	outcome, verdict := r.judge(l, a, err, s)
+	s.hold, _ = errors.AsType[*auth.HoldError](outcome.Err)
 	r.lost(l, verdict.Cause)
 	asked := a.retry()
 	r.leave(l, a, s, verdict.Cause)
@@ -297,7 +302,11 @@ func (r *runner) choose(ctx context.Context, l *line, s *streak) (*attempt, erro
 		}
 	}
 	var err error
+	brought := s.brought
+	s.brought = false
 	switch {
+	case s.prev != nil && brought:
+		a.id, err = l.ids.takeOver(ctx, s.prev)
 	case s.prev != nil && s.fix == Reauthenticate:
 		r.stats.set("logging in", "")
 		a.id, err = r.reauthenticate(ctx, l, s)
