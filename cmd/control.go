@@ -66,6 +66,15 @@ func (w *wiring) serveControl(r *reloader) (stop func()) {
 		done, err := r.reload(req.Context())
 		answer(rw, done, err)
 	})
+	mux.HandleFunc("POST /login", func(rw http.ResponseWriter, req *http.Request) {
+		var target string
+		err := json.NewDecoder(req.Body).Decode(&target)
+		var done takenUp
+		if err == nil {
+			done, err = r.takeUp(req.Context(), target)
+		}
+		answer(rw, done, err)
+	})
 	mux.HandleFunc("POST /rotate", func(rw http.ResponseWriter, req *http.Request) {
 		var names []string
 		err := json.NewDecoder(req.Body).Decode(&names)

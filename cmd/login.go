@@ -1,13 +1,16 @@
 package cmd
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,7 +36,7 @@ func (a *app) loginCommand() *cobra.Command {
 		Short: "Log in once, by hand if you like, and keep what it brings",
 		Long: `login logs in as the target file says and keeps the session, encrypted, in the
 data directory: the next run begins with it, and a run that has lost its own
-takes it up at its next attempt.
+takes it up within seconds; streams that it had given up begin again.
 
 With --headed the browser shows its window. The steps are done as far as they
 go; what they cannot do, such as a captcha or a code from a telephone, is left to
@@ -115,7 +118,24 @@ func (a *app) login(ctx context.Context, paths []string, o loginFlags) error {
 		exit = cmp.Or(credential.Exit, "any")
 	}
 	fmt.Fprintf(a.stdout, "Logged in: %s, exit %s, %s.\nIt is kept for\n  scrape run %s --data %s\n", holds(credential), exit, ends(credential, time.Now()), f.Path, o.data)
+	a.tellWorker(ctx, f.Name, o.data)
 	return nil
+}
+
+// tellWorker tells a worker that runs with the data directory of a login.
+func (a *app) tellWorker(ctx context.Context, target, data string) {
+	name, err := json.Marshal(target)
+	var done takenUp
+	if err == nil {
+		err = askWorker(ctx, data, http.MethodPost, "/login", bytes.NewReader(name), &done)
+	}
+	switch {
+	case errors.Is(err, errNoWorker):
+	case err != nil:
+		fmt.Fprintf(a.stderr, "the worker that runs with %s was not told: %v\n", data, err)
+	case done.Held:
+		fmt.Fprintln(a.stdout, "The worker that is running takes it up now.")
+	}
 }
 
 func printPrompt(to io.Writer, p oauth.Prompt) {

@@ -156,6 +156,31 @@ func (r *reloader) reload(ctx context.Context) (done reloaded, err error) {
 	return done, err
 }
 
+// takenUp is the answer to /login: whether the worker holds the target, and how
+// many of its streams begin again.
+type takenUp struct {
+	Held    bool
+	Revived int
+}
+
+// takeUp has a target go on with what somebody else has logged in for: streams
+// that wait for a login do it, and those begin again that were given up.
+func (r *reloader) takeUp(ctx context.Context, target string) (done takenUp, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.w.wired[target]
+	if t == nil || t.keeper == nil {
+		return done, nil
+	}
+	done.Held = true
+	t.keeper.Look()
+	done.Revived, err = r.held.Revive(ctx, func(stream string) bool { return strings.HasPrefix(stream, target+"/") })
+	if done.Revived > 0 {
+		r.log.Info("begins again with a login made by hand", "target", target, "streams", done.Revived)
+	}
+	return done, err
+}
+
 // pools are those of the worker.
 func (r *reloader) pools() []namedPool {
 	r.mu.Lock()

@@ -87,21 +87,50 @@ func (w *Worker) Update(ctx context.Context, streams []*Stream) (done Updated, e
 	if err := checkStreams(streams); err != nil {
 		return done, err
 	}
-	held := w.held()
-	if len(held) == 0 {
-		return done, ErrNotHeld
-	}
-	u := &update{Worker: w, held: map[string]*runner{}, fresh: map[string]*runner{}, before: map[string]*Stream{}, recipe: w.recipe.clone()}
-	for _, r := range held {
-		u.held[r.Name] = r
-	}
-	for _, s := range w.config.Streams {
-		u.before[s.Name] = s
+	u, err := w.beginUpdate()
+	if err != nil {
+		return done, err
 	}
 	if err := u.prepare(ctx, streams); err != nil {
 		return done, err
 	}
 	return u.apply(ctx, streams)
+}
+
+// Revive has those streams begin again that match and were given up, since
+// somebody has brought what they lacked, and tells how many. Errors are those of
+// Update, and so is who may call it.
+func (w *Worker) Revive(ctx context.Context, match func(stream string) bool) (streams int, err error) {
+	w.updating.Lock()
+	defer w.updating.Unlock()
+	u, err := w.beginUpdate()
+	if err != nil {
+		return 0, err
+	}
+	for name := range u.before {
+		if match(name) && u.held[name].givenUp() {
+			delete(u.before, name)
+			streams++
+		}
+	}
+	if streams == 0 {
+		return 0, nil
+	}
+	if err := u.prepare(ctx, w.config.Streams); err != nil {
+		return 0, err
+	}
+	_, err = u.apply(ctx, w.config.Streams)
+	return streams, err
+}
+
+// givenUp tells whether the stream has ended with an error.
+func (r *runner) givenUp() bool {
+	select {
+	case <-r.done:
+		return r.err != nil
+	default:
+		return false
+	}
 }
 
 // update is one Update on its way.
@@ -114,10 +143,26 @@ type update struct {
 	places []layout // of the deliverers
 }
 
+// beginUpdate is called with w.updating held.
+func (w *Worker) beginUpdate() (*update, error) {
+	held := w.held()
+	if len(held) == 0 {
+		return nil, ErrNotHeld
+	}
+	u := &update{Worker: w, held: map[string]*runner{}, fresh: map[string]*runner{}, before: map[string]*Stream{}, recipe: w.recipe.clone()}
+	for _, r := range held {
+		u.held[r.Name] = r
+	}
+	for _, s := range w.config.Streams {
+		u.before[s.Name] = s
+	}
+	return u, nil
+}
+
 // prepare does what can fail.
 func (u *update) prepare(ctx context.Context, streams []*Stream) (err error) {
 	partitions := map[int]bool{}
-	for name := range u.before {
+	for name := range u.held {
 		partitions[u.config.Journal.Partition(name)] = true
 	}
 	for _, s := range streams {

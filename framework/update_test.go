@@ -498,6 +498,57 @@ func TestUpdateCuresAStream(t *testing.T) {
 	})
 }
 
+// A stream that was given up begins again when what it lacked is there, with
+// what it is; nothing else changes.
+func TestAStreamThatWasGivenUpBeginsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mended := false
+		s := &site{every: time.Second, start: time.Now(), script: func(int, Cursor) step {
+			if !mended {
+				return step{refuse: errors.New("no")}
+			}
+			return step{events: 1 << 60}
+		}}
+		still := &site{every: time.Second, start: time.Now()}
+		w, end := holding(t, Config{Journal: newLogsJournal(), Streams: []*Stream{
+			{Name: "t/still", Target: still, Limits: quickly(), StaleAfter: -1},
+			{Name: "t/failed", Target: &hopeless{s}, Limits: quickly(), StaleAfter: -1},
+		}})
+		time.Sleep(5 * time.Second)
+		all := func(string) bool { return true }
+		if n, err := w.Revive(t.Context(), func(name string) bool { return name == "t/still" }); n != 0 || err != nil {
+			t.Errorf("%d streams begin again, %v", n, err)
+		}
+		mended = true
+		if n, err := w.Revive(t.Context(), all); n != 1 || err != nil {
+			t.Errorf("%d streams begin again, %v", n, err)
+		}
+		time.Sleep(5 * time.Second)
+		if n, err := w.Revive(t.Context(), all); n != 0 || err != nil {
+			t.Errorf("%d streams begin once more, %v", n, err)
+		}
+		if got := statsOf(t, w, "t/failed"); got.State != "live" || got.Events < 4 || still.connections() != 1 || len(w.Stats().Streams) != 2 {
+			t.Errorf("%d connections of the other, %+v", still.connections(), got)
+		}
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+		if _, err := w.Revive(t.Context(), all); !errors.Is(err, ErrNotHeld) {
+			t.Errorf("after its end: %v", err)
+		}
+	})
+}
+
+// hopeless gives a stream up that is refused.
+type hopeless struct{ *site }
+
+func (*hopeless) Classify(o *Outcome) Verdict {
+	if o.Err.Error() == "no" {
+		return Verdict{Remedy: Fail}
+	}
+	return Verdict{}
+}
+
 // While the site refuses what the stream has become, the old connection goes
 // on; and where a successor dies before it could take over, another one is
 // opened.
