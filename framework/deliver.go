@@ -365,9 +365,13 @@ func (d *deliverer) take(ctx context.Context, c *Chunk) (batches int, err error)
 	for _, name := range c.Streams {
 		d.wanted = append(d.wanted, d.Wants(name))
 	}
-	sparse := d.sparse(c)
-	for i := range c.Events {
-		ev := &c.Events[i]
+	events := c.Events
+	if d.indifferent(c) {
+		events = nil
+	}
+	sparse := events != nil && d.sparse(c)
+	for i := range events {
+		ev := &events[i]
 		name := c.Streams[ev.Stream]
 		at := Position{Journal: c.Journal, Partition: c.Partition, Seq: c.Seq, Event: i + 1}
 		if !d.batch.To.Before(at) || !d.wanted[ev.Stream] || d.only != nil && !d.only(at, ev.Time) {
@@ -392,6 +396,20 @@ func (d *deliverer) take(ctx context.Context, c *Chunk) (batches int, err error)
 		d.batch.To = end
 	}
 	return batches, nil
+}
+
+// indifferent tells whether the chunk can hold nothing for a sink that gets what
+// decoders refuse and what comes again: its position passes it all the same.
+func (d *deliverer) indifferent(c *Chunk) bool {
+	if !d.Refused || !c.NoneAgain {
+		return false
+	}
+	for i, name := range c.Streams {
+		if d.wanted[i] && d.decoders[name] != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // flush writes the batch.

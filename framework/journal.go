@@ -133,6 +133,9 @@ type Chunk struct {
 	// Count is the number of events in the chunk, also when they were not
 	// decoded.
 	Count int
+	// NoneAgain says that no event of the chunk came again: none has Again. A
+	// journal that cannot tell leaves it false.
+	NoneAgain bool
 	// Err says that the chunk is damaged or missing (*DamageError): its
 	// events are lost to this reader. Seq is then that of the last one.
 	Err error

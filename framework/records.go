@@ -85,7 +85,7 @@ func (ev *StoredEvent) clone() *StoredEvent {
 func (d *deliverer) decode(name string, ev *StoredEvent, at Position) {
 	switch {
 	case d.Refused && ev.Again == nil && d.decoders[name] == nil:
-		return // as most are
+		return // in a chunk that has others, too
 	case ev.Again != nil && !d.Refused && ev.Again.Sink != d.ID:
 		return // it has got it the first time
 	}

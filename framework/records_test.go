@@ -130,6 +130,35 @@ func TestRefusedEventsAndThoseThatComeAgain(t *testing.T) {
 	}
 }
 
+// A chunk that can hold neither is passed over as a whole, and only such a one.
+func TestRefusedPassesOverWhatHasNothingForIt(t *testing.T) {
+	again := &Again{Event: "k1", Sink: "t/sink"}
+	for name, test := range map[string]struct {
+		noneAgain, decoder bool
+		event              StoredEvent
+		want               []string
+	}{
+		"may hold what comes again":       {event: StoredEvent{Data: []byte("bad"), Again: again}, want: []string{"bad"}},
+		"may hold what a decoder refuses": {noneAgain: true, decoder: true, event: StoredEvent{Data: []byte("bad")}, want: []string{"bad"}},
+		// It is not looked into: an event that should not be there shows that.
+		"holds nothing": {noneAgain: true, event: StoredEvent{Data: []byte("bad"), Again: again}},
+	} {
+		j, s := newMemJournal(), &memSink{}
+		j.add(&Chunk{Streams: []string{"t/s"}, Events: []StoredEvent{test.event}, Count: 1, NoneAgain: test.noneAgain})
+		d := newDeliverer(j, s, SinkConfig{BatchRecords: 10, Refused: true})
+		if test.decoder {
+			d.decoders = map[string]Decoder{"t/s": fields{}}
+		}
+		deliverAll(t, d)
+		if got := s.data(); !slices.Equal(got, test.want) {
+			t.Errorf("%s: records %q, want %q", name, got, test.want)
+		}
+		if s.pos != (Position{Journal: j.ID(), Seq: 1, Event: 1}) {
+			t.Errorf("%s: the position is %v", name, s.pos)
+		}
+	}
+}
+
 // A dead letter is the event as it came, also where the record that a sink
 // refused was made of it.
 func TestDeadLetterIsTheEvent(t *testing.T) {

@@ -108,7 +108,8 @@ const bodyTrailer = 4
 // wrong count can make a reader allocate.
 const minEventMeta = 4
 
-// parseEvents decodes the plain body of a chunk. Data is shared with raw.
+// parseEvents decodes the plain body of a chunk, and notes in h whether events
+// of it came again. Data is shared with raw.
 func parseEvents(h *header, raw []byte) ([]framework.StoredEvent, error) {
 	if h.count == 0 && len(raw) == 0 {
 		return nil, nil
@@ -166,6 +167,7 @@ func parseEvents(h *header, raw []byte) ([]framework.StoredEvent, error) {
 			if err := parseExtension(ev, m.bytes()); err != nil {
 				return nil, fmt.Errorf("event %d: %w", i+1, err)
 			}
+			h.again = h.again || ev.Again != nil
 		}
 		n := m.uvarint()
 		if m.err != nil || n > uint64(len(data)) {

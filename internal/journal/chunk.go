@@ -169,6 +169,8 @@ type header struct {
 	count int
 	// oldest is the oldest chunk kept, in a snapshot.
 	oldest uint64
+	// again tells, once the body was parsed, whether an event came again.
+	again bool
 }
 
 // appendFrame appends the whole message.

@@ -90,3 +90,39 @@ func TestTailKeepsWhatASeamNeeds(t *testing.T) {
 		}
 	}
 }
+
+// A chunk says that nothing in it came again only where that is so, to those
+// that read along and to those that read the disk.
+func TestChunkSaysThatNothingCameAgain(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, Config{Dir: dir})
+	l := stream(t, j, "a/one")
+	wants := func(when string) {
+		t.Helper()
+		said := 0
+		for _, c := range readAll(t, j) {
+			if len(c.Events) == 0 {
+				continue
+			}
+			said++
+			if again := slices.ContainsFunc(c.Events, func(ev framework.StoredEvent) bool { return ev.Again != nil }); c.NoneAgain == again {
+				t.Errorf("%s: chunk %d with %d events says %v", when, c.Seq, len(c.Events), c.NoneAgain)
+			}
+		}
+		if said < 2 {
+			t.Errorf("%s: %d chunks", when, said)
+		}
+	}
+	for _, ev := range extended() {
+		if err := l.Append(t.Context(), ev); err != nil {
+			t.Fatal(err)
+		}
+		if err := j.Sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wants("live")
+	closeJournal(t, j)
+	j = open(t, Config{Dir: dir})
+	wants("from the disk")
+}

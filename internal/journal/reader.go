@@ -40,8 +40,9 @@ func newShared(f *frame, h *header, body func() ([]byte, error)) *shared {
 		if err != nil {
 			return nil, err
 		}
-		full := *bare
-		full.Events, err = parseEvents(&c.head, raw)
+		full, h := *bare, c.head
+		full.Events, err = parseEvents(&h, raw)
+		full.NoneAgain = !h.again
 		return &full, err
 	})
 	return c
