@@ -19,6 +19,7 @@ import (
 
 	"github.com/holdline/scrape/auth/browser"
 	"github.com/holdline/scrape/framework"
+	"github.com/holdline/scrape/proxies"
 	"github.com/holdline/scrape/targets"
 )
 
@@ -143,6 +144,7 @@ func (r *reloader) reload(ctx context.Context) (done reloaded, err error) {
 				t.identities.Close()
 			}
 		}
+		next.closePools(r.w)
 		switch rows := done.rows(); {
 		case len(rows) > 0: // the journal failed: the worker is about to end
 			return done, fail(ExitError, err)
@@ -152,8 +154,36 @@ func (r *reloader) reload(ctx context.Context) (done reloaded, err error) {
 		return done, fail(ExitUsage, fmt.Errorf("%w: restart to apply", err))
 	}
 	done.Limits, done.Exits, err = next.settle(r.w)
+	r.w.closePools(next)
+	next.dropPools()
 	r.w = next
 	return done, err
+}
+
+// closePools closes the pools that a target of w has and none of others: what
+// they ask for of exits counts no more. What leaves by them is being handed over.
+func (w *wiring) closePools(others *wiring) {
+	for _, t := range w.wired {
+		if t.pool != nil && !others.has(t.pool) {
+			t.pool.Close()
+		}
+	}
+}
+
+// dropPools forgets the pools that no target has any more.
+func (w *wiring) dropPools() {
+	maps.DeleteFunc(w.pools, func(_ string, p *proxies.Pool) bool { return !w.has(p) })
+	w.named = slices.DeleteFunc(w.named, func(p namedPool) bool { return !w.has(p.pool) })
+}
+
+// has tells whether a target has the pool.
+func (w *wiring) has(p *proxies.Pool) bool {
+	for _, t := range w.wired {
+		if t.pool == p {
+			return true
+		}
+	}
+	return false
 }
 
 // takenUp is the answer to /login: whether the worker holds the target, and how

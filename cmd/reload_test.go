@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -152,5 +153,47 @@ func TestWhatAReloadKeeps(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The pools of a reading of the files that is not taken up ask for nothing, and
+// those that targets have stay as they are.
+func TestAReloadThatFailsAsksForNothing(t *testing.T) {
+	dir := t.TempDir()
+	path, config := filepath.Join(dir, "t.yaml"), filepath.Join(dir, "scrape.yaml")
+	a := &app{registry: builtin(), hooks: map[string]browser.Hook{}}
+	read := func(pool string) *wiring {
+		t.Helper()
+		target := "streams: [{name: a, url: \"https://one.example/a\"}]\nproxies: {pool: " + pool + "}\nsinks: [{sqlite: {}}]\n"
+		pools := "pools:\n  shared: {exits: [\"http://one:1\"], max_conns: 5}\n  other: {exits: [\"http://one:1\"], max_conns: 1}\n"
+		if err := errors.Join(os.WriteFile(path, []byte(target), 0o600), os.WriteFile(config, []byte(pools), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		files, worker, err := a.load([]string{path}, config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &wiring{files: files, worker: worker, data: dir, log: slog.New(slog.DiscardHandler)}
+	}
+	w := read("shared")
+	if _, err := w.config(); err != nil {
+		t.Fatal(err)
+	}
+	limit := func() int { return w.wired["t"].pool.Stats()[0].Cap }
+	other := read("other")
+	next := w.follow(other.files, other.worker)
+	if _, err := next.goOn(w); err != nil || limit() != 1 {
+		t.Fatalf("a cap of %d, %v", limit(), err)
+	}
+	if next.closePools(w); limit() != 5 {
+		t.Errorf("a cap of %d when it was not taken up", limit())
+	}
+	same := read("shared")
+	next = w.follow(same.files, same.worker)
+	if _, err := next.goOn(w); err != nil {
+		t.Fatal(err)
+	}
+	if next.closePools(w); len(w.wired["t"].pool.Stats()) != 1 {
+		t.Error("a pool that is in use was closed")
 	}
 }

@@ -27,7 +27,7 @@ type Commons struct {
 type address struct {
 	slots *slots
 	meter *meter
-	users int // exits of pools that have it
+	wishes
 }
 
 // account is what exits with one password have in common: whether the proxy takes it, and how much it may carry.
@@ -38,7 +38,7 @@ type account struct {
 	refusal *DialError // the last refusal, nil while the account is good
 	until   time.Time  // when one dial may try again
 	trying  bool       // that dial is under way
-	users   int        // exits of pools that have it
+	wishes
 }
 
 // memory is what is kept of an exit or an account between runs.
@@ -55,15 +55,76 @@ type memory struct {
 // unlimited is the cap of what has none.
 const unlimited = math.MaxInt
 
-// address finds the address of an exit or makes it. The stricter of two wishes for its cap counts. The mutex is held, as it is
+// wishes are what the exits of pools ask for that have an address or an account. Of thousands most ask for the same.
+type wishes struct {
+	users int
+	asked []struct {
+		wish
+		times int
+	}
+}
+
+// wish is a cap and a budget; 0 is none.
+type wish struct {
+	conns  int
+	budget int64
+}
+
+// count adds n times the wish.
+func (w *wishes) count(n int, of wish) {
+	w.users += n
+	for i := range w.asked {
+		if w.asked[i].wish == of {
+			if w.asked[i].times += n; w.asked[i].times == 0 {
+				w.asked = slices.Delete(w.asked, i, i+1)
+			}
+			return
+		}
+	}
+	w.asked = append(w.asked, struct {
+		wish
+		times int
+	}{of, n})
+}
+
+// settle has the strictest wish count. Connections of exits that are gone keep to what was asked for last.
+func (w *wishes) settle(s *slots, m *meter, now time.Time) {
+	if w.users == 0 {
+		return
+	}
+	s.limit = unlimited
+	budget := int64(0)
+	for _, a := range w.asked {
+		if a.conns > 0 {
+			s.limit = min(s.limit, a.conns)
+		}
+		if a.budget > 0 && (budget == 0 || a.budget < budget) {
+			budget = a.budget
+		}
+	}
+	m.budget.Store(budget)
+	s.run(now)
+}
+
+// ask adds n times what the exit asks for of its address and its account; it counts from heed on. The mutex is held, as it is
 // in all functions here that do not take it.
-func (c *Commons) address(id string, limit int, m *meter) *address {
+func (e *exit) ask(n int) {
+	e.address.wishes.count(n, wish{e.MaxConns, e.Budget})
+	e.account.wishes.count(n, wish{e.AccountConns, e.AccountBudget})
+}
+
+// heed has what is asked for now count.
+func (e *exit) heed(now time.Time) {
+	e.address.wishes.settle(e.address.slots, e.address.meter, now)
+	e.account.wishes.settle(e.account.slots, e.account.meter, now)
+}
+
+// address finds the address of an exit or makes it.
+func (c *Commons) address(id string, m *meter) *address {
 	if a := c.addresses[id]; a != nil {
-		a.users++
-		a.slots.limit = min(a.slots.limit, limit)
 		return a
 	}
-	a := &address{slots: newSlots(limit), meter: m, users: 1}
+	a := &address{slots: newSlots(unlimited), meter: m}
 	a.slots.mu = &c.mu
 	if c.addresses == nil {
 		c.addresses = map[string]*address{}
@@ -74,21 +135,15 @@ func (c *Commons) address(id string, limit int, m *meter) *address {
 
 // account finds the account of an exit or makes it.
 func (c *Commons) account(e Exit, m *meter) *account {
-	limit := e.AccountConns
-	if limit == 0 {
-		limit = unlimited
-	}
 	a := c.accounts[e.account()]
 	if a == nil {
-		a = &account{name: e.accountName(), slots: newSlots(limit), meter: m}
+		a = &account{name: e.accountName(), slots: newSlots(unlimited), meter: m}
 		a.slots.mu = &c.mu
 		if c.accounts == nil {
 			c.accounts = map[string]*account{}
 		}
 		c.accounts[e.account()] = a
 	}
-	a.slots.limit = min(a.slots.limit, limit)
-	a.meter.grant(e.AccountBudget)
 	return a
 }
 
@@ -219,13 +274,6 @@ func (m *meter) spent(now time.Time) int64 {
 		return 0
 	}
 	return m.today.Load()
-}
-
-// grant sets the budget; the stricter of two wishes counts.
-func (m *meter) grant(budget int64) {
-	if old := m.budget.Load(); budget > 0 && (old == 0 || budget < old) {
-		m.budget.Store(budget)
-	}
 }
 
 // over tells whether the budget is used up.

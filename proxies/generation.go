@@ -23,6 +23,9 @@ func (p *Pool) Update(exits []Exit) error {
 	}
 	p.mu.Lock()
 	defer p.unlock()
+	if p.closed {
+		return nil
+	}
 	named, err := p.named(exits)
 	if err != nil {
 		return err
@@ -36,14 +39,11 @@ func (p *Pool) Update(exits []Exit) error {
 	for _, x := range named {
 		if e := old[x.Name]; e != nil && e.stays(x) {
 			delete(old, x.Name)
-			e.Kind, e.MaxConns, e.Lifetime = x.Kind, x.MaxConns, x.Lifetime
-			if e.users > 1 {
-				x.MaxConns = min(x.MaxConns, e.slots.limit) // another pool has a wish, too
-			}
-			e.slots.limit = x.MaxConns
-			e.slots.run(now)
-			e.meter.budget.Store(0)
-			e.meter.grant(x.Budget)
+			e.ask(-1)
+			e.Kind, e.MaxConns, e.Lifetime, e.Budget = x.Kind, x.MaxConns, x.Lifetime, x.Budget
+			e.AccountConns, e.AccountBudget = x.AccountConns, x.AccountBudget
+			e.ask(1)
+			e.heed(now)
 			list = append(list, e)
 			continue
 		}
@@ -65,6 +65,20 @@ func (p *Pool) Update(exits []Exit) error {
 		}
 	}
 	return nil
+}
+
+// Close takes all exits out of the pool, for good, as Update does: what they asked for of addresses and accounts that other
+// pools use, too, counts no more. A pool that shares its Commons with none needs it not. Update then does nothing, and
+// Lease finds no exit.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	defer p.unlock()
+	p.closed = true
+	for _, e := range p.exits {
+		p.retire(e)
+		e.remove()
+	}
+	p.exits = nil
 }
 
 var errNoExits = errors.New("proxies: no exits: give at least one, or Exit{} to leave directly")
@@ -146,14 +160,13 @@ func (p *Pool) exit(x Exit, generation int) *exit {
 		x.Name = fmt.Sprintf("%s~%d", x.Name, generation)
 	}
 	e.Exit, e.id = x, identifier(x)
-	e.address = common.address(e.id, x.MaxConns, common.meterFor(key))
-	e.meter.grant(x.Budget)
 	account := "account/" + p.config.Name + "/" + x.accountName()
 	if x.Account != "" {
 		account = "account/" + x.Account
 	}
-	e.account = common.account(x, common.meterFor(account))
-	e.account.users++
+	e.address, e.account = common.address(e.id, common.meterFor(key)), common.account(x, common.meterFor(account))
+	e.ask(1)
+	e.heed(time.Now())
 	e.removed, e.remove = context.WithCancel(context.Background())
 	e.rests = map[string]rest{}
 	return e
@@ -161,8 +174,8 @@ func (p *Pool) exit(x Exit, generation int) *exit {
 
 func (p *Pool) retire(e *exit) {
 	e.gone = true
-	e.users--
-	e.account.users--
+	e.ask(-1)
+	e.heed(time.Now())
 	p.config.Commons.sweep()
 }
 

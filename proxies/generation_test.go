@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -524,4 +525,72 @@ func TestEchoTellsTheAddress(t *testing.T) {
 	if l = lease(t, p, Request{}); dial(l) != nil || !strings.HasSuffix(l.Exit().Name, "~1") {
 		t.Errorf("%v", l.Exit())
 	}
+}
+
+// Of an address and an account that pools share the strictest wish counts, as
+// long as there is a pool that has it: an exit that is taken out, has another
+// wish or loses its pool has none, and those who wait are served at once.
+func TestWishesOfPoolsThatAreGoneCountNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		exit := func(conns, accountConns int, budget int64) []Exit {
+			return append(nExits(1), Exit{Name: "paid", URL: nExits(2)[1].URL, Account: "paid", MaxConns: conns, AccountConns: accountConns, Budget: budget, AccountBudget: 2 * budget})
+		}
+		commons := &Commons{}
+		mild, _ := wired(t, Config{Exits: exit(5, 0, 0), Commons: commons, Name: "mild"}, works)
+		strict, _ := wired(t, Config{Exits: exit(1, 2, 100_000), Commons: commons, Name: "strict"}, works)
+		want := func(when string, cap, accountCap int, budget int64) {
+			t.Helper()
+			s := mild.Stats()[1]
+			i := slices.IndexFunc(commons.Accounts(), func(a AccountStats) bool { return a.Name == "paid" })
+			a := commons.Accounts()[i]
+			if s.Cap != cap || a.Cap != accountCap || mild.exits[1].meter.budget.Load() != budget || a.Budget != 2*budget {
+				t.Errorf("%s: %d connections, %d of the account, budgets %d and %d; want %d, %d and %d", when, s.Cap, a.Cap, mild.exits[1].meter.budget.Load(), a.Budget, cap, accountCap, budget)
+			}
+		}
+		want("both", 1, 2, 100_000)
+		l := lease(t, mild, Request{Prefer: "paid"})
+		c, err := l.DialContext(t.Context(), "tcp", "target.example:443")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		waits := make(chan error, 1)
+		go func() {
+			c, err := l.DialContext(t.Context(), "tcp", "target.example:443")
+			if err == nil {
+				c.Close()
+			}
+			waits <- err
+		}()
+		synctest.Wait()
+		held := lease(t, strict, Request{Prefer: "paid"})
+		began := time.Now()
+		strict.Close()
+		if err := <-waits; err != nil || time.Since(began) > 0 {
+			t.Errorf("after %v who waited got %v", time.Since(began), err)
+		}
+		want("one is closed", 5, 0, 0)
+		if err := strict.Update(exit(1, 2, 1)); err != nil || held.Removed().Err() == nil {
+			t.Errorf("closed, updated: %v; its lease: %v", err, held.Removed().Err())
+		}
+		var none *ExhaustedError
+		if _, err := strict.Lease(t.Context(), Request{}); !errors.As(err, &none) {
+			t.Errorf("a closed pool gives %v", err)
+		}
+		want("the closed one is updated", 5, 0, 0)
+		strict, _ = wired(t, Config{Exits: exit(2, 3, 0), Commons: commons, Name: "strict"}, works)
+		want("it comes back", 2, 3, 0)
+		if err := mild.Update(exit(1, 1, 50)); err != nil {
+			t.Fatal(err)
+		}
+		want("another wish", 1, 1, 50)
+		if err := mild.Update(exit(4, 0, 0)); err != nil {
+			t.Fatal(err)
+		}
+		want("another wish that is taken back", 2, 3, 0)
+		if err := strict.Update(nExits(1)); err != nil {
+			t.Fatal(err)
+		}
+		want("the exit is taken out", 4, 0, 0)
+	})
 }

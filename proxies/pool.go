@@ -100,14 +100,15 @@ func (c *Config) setDefaults() error {
 	return nil
 }
 
-// Pool chooses exits, counts their connections and remembers their health. It has no goroutine and needs no closing. Its
-// methods may be called concurrently.
+// Pool chooses exits, counts their connections and remembers their health. It has no goroutine, and needs no closing where it
+// is the last to use its Commons. Its methods may be called concurrently.
 type Pool struct {
 	config Config
 	dialer *dialer
 
 	mu     *sync.Mutex // that of Config.Commons; guards everything below, and all fields of exits, accounts and leases that change
 	exits  []*exit
+	closed bool
 	seq    uint64  // counts leases and quarantines, to tell which came first
 	picked []*exit // scratch of choose
 	readd  []*exit // scratch of usable

@@ -260,3 +260,54 @@ sinks: [{sqlite: {table: ticks}}]
 		}
 	}
 }
+
+// A pool that no target has any more asks for nothing: its cap of a proxy that
+// another pool has, too, ends with the reload.
+func TestReloadLeavesAPool(t *testing.T) {
+	t.Parallel()
+	site := newClockSite(t)
+	p := newPlace(t)
+	proxy := newConnectProxy("u", "p", io.Discard)
+	t.Cleanup(proxy.Close)
+	p.write("scrape.yaml", `
+pools:
+  strict: {exits: [{name: one, url: "http://u:p@{{.Proxy}}"}], max_conns: 2}
+  mild: {exits: [{name: one, url: "http://u:p@{{.Proxy}}"}], max_conns: 5}
+`, map[string]any{"Proxy": proxy.Listener.Addr()})
+	write := func(pool string) {
+		p.write("live.yaml", `
+streams:
+  - {name: ticks, url: "{{.URL}}/ticks"}
+proxies: {pool: {{.Pool}}}
+limits: {connects_per_second: 100}
+sinks: [{sqlite: {table: ticks}}]
+`, map[string]any{"URL": site.URL, "Pool": pool})
+	}
+	list := func() string {
+		c := p.start("proxies", "list")
+		c.wait(0)
+		return strings.Join(strings.Fields(c.stdout.String()), " ")
+	}
+	write("strict")
+	r := p.start("run", "live.yaml", "--progress", "none")
+	rows := func() []stored { return p.rows("data/live.db", "ticks") }
+	for i, change := range []struct{ from, to, cap string }{{"strict", "mild", "/5"}, {"mild", "strict", "/2"}} {
+		had := len(rows())
+		r.until("rows", func() bool { return len(rows()) > had+20 })
+		says(t, list(), "pool/"+change.from+" one")
+		write(change.to)
+		c := p.start("reload")
+		c.wait(0)
+		says(t, c.stdout.String(), "live/ticks: changed")
+		r.until("the next connection", func() bool {
+			conns := site.of("/ticks")
+			return len(conns) == i+2 && conns[i].over
+		})
+		got := list()
+		says(t, got, "pool/"+change.to+" one", "1"+change.cap)
+		saysNot(t, got, "pool/"+change.from)
+	}
+	r.interrupt()
+	r.wait(0)
+	wantOnce(t, rows(), 40)
+}
