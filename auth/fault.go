@@ -104,7 +104,7 @@ func (e *HoldError) Over() bool { return e.keeper != nil && e.keeper.takenSince(
 // Error says until when and why.
 func (e *HoldError) Error() string {
 	if e.Until.IsZero() {
-		return fmt.Sprintf("credential %s: no further login is tried, so that the account is not locked; correct the user name or password and start again: %v", e.Credential, e.Err)
+		return fmt.Sprintf("credential %s: no further login is tried, so that the account is not locked; correct the user name or password and start again, or log in by hand: %v", e.Credential, e.Err)
 	}
 	return fmt.Sprintf("credential %s: next login not before %s: %v", e.Credential, e.Until.Format(time.RFC3339), e.Err)
 }
