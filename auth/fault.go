@@ -98,7 +98,7 @@ type HoldError struct {
 // Over tells whether the Keeper has taken up since what somebody else has kept,
 // such as a person who logged in by hand: then it is worth asking it again, and
 // not before Until where it has not. It looks into the store of its Keeper, at
-// most every ten seconds however many ask.
+// most every five seconds however many ask.
 func (e *HoldError) Over() bool { return e.keeper != nil && e.keeper.takenSince(e.taken) }
 
 // Error says until when and why.

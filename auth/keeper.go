@@ -34,9 +34,10 @@ const (
 	// loudSkew is the difference of clocks from which it is said.
 	loudSkew = 30 * time.Second
 
-	// lookEvery is how often a Keeper that holds back looks whether a person
-	// has logged in by hand.
-	lookEvery = 10 * time.Second
+	// lookEvery is how often at most a Keeper that holds back looks whether a
+	// person has logged in by hand. Those who wait ask half as often, so that
+	// each of them finds it due.
+	lookEvery = 5 * time.Second
 
 	// maxHeld bounds the exits that a Keeper remembers; beyond it the one that
 	// was asked for longest ago is forgotten.

@@ -134,7 +134,7 @@ func (a *app) tellWorker(ctx context.Context, target, data string) {
 	case err != nil:
 		fmt.Fprintf(a.stderr, "the worker that runs with %s was not told: %v\n", data, err)
 	case done.Held:
-		fmt.Fprintln(a.stdout, "The worker that is running takes it up now.")
+		fmt.Fprintln(a.stdout, "The worker that is running takes it up within seconds.")
 	}
 }
 
