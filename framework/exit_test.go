@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -298,4 +300,35 @@ func TestOpenStreamsOfAHostAreCapped(t *testing.T) {
 			t.Errorf("%d streams were open at once, want 3", s.most)
 		}
 	})
+}
+
+// Lines that begin together, with a login that takes a while, get an exit each.
+func TestEachLineHasAnExitOfItsOwn(t *testing.T) {
+	for n := range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			keeper := auth.NewKeeper(auth.Config{Source: &countingSource{}, AttemptsPerHour: -1})
+			first := NewIdentities(IdentityConfig{Key: strconv.Itoa(n), Pool: twoExits(t, "one", "two", "three"), Keeper: keeper})
+			var wg sync.WaitGroup
+			exits := make([]string, 3)
+			all := make([]*identity, len(exits))
+			for i := range exits {
+				wg.Go(func() {
+					id, err := first.slot(i).acquire(t.Context())
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					all[i], exits[i] = id, id.lease.exit()
+				})
+			}
+			wg.Wait()
+			if slices.Sort(exits); len(slices.Compact(exits)) != len(all) {
+				t.Errorf("%d: the exits of the lines are %q", n, exits)
+			}
+			for i, id := range all {
+				id.release()
+				first.slot(i).Close()
+			}
+		})
+	}
 }

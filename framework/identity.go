@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -75,6 +76,9 @@ type Identities struct {
 	slots     []*Identities // those of further lines: see slot
 	first     *Identities   // whose slot this is, nil for none's
 	closed    bool          // identities belong to those who asked for them
+
+	claims  sync.Mutex // taken before mu; of the first slot, for all of them
+	claimed string     // the exit of the identity that is being made; guarded by claims
 }
 
 // NewIdentities returns an Identities that has made none yet.
@@ -121,23 +125,63 @@ func (m *Identities) slot(n int) *Identities {
 	return m.slots[n-1]
 }
 
-// others are the names of the exits that the other slots use.
+// others are the names of the exits that the other slots use, or are about to.
+// It runs with the claims of all slots held.
 func (m *Identities) others() (exits []string) {
-	first := m
-	if m.first != nil {
-		first = m.first
-	}
+	first := m.whole()
 	first.mu.Lock()
 	all := append([]*Identities{first}, first.slots...)
 	first.mu.Unlock()
 	for _, s := range all {
+		if s == m {
+			continue
+		}
+		if s.claimed != "" {
+			exits = append(exits, s.claimed)
+		}
 		s.mu.Lock()
-		if s != m && s.current != nil && s.current.lease != nil {
+		if s.current != nil && s.current.lease != nil {
 			exits = append(exits, s.current.lease.exit())
 		}
 		s.mu.Unlock()
 	}
 	return exits
+}
+
+// whole is the first slot, which knows all of them.
+func (m *Identities) whole() *Identities {
+	if m.first != nil {
+		return m.first
+	}
+	return m
+}
+
+// claim takes the exit for the identity that is being made, until settle, unless
+// another slot has taken it that was not among those known to be taken.
+func (m *Identities) claim(exit string, known []string) bool {
+	first := m.whole()
+	first.claims.Lock()
+	defer first.claims.Unlock()
+	if slices.Contains(m.others(), exit) && !slices.Contains(known, exit) {
+		return false
+	}
+	m.claimed = exit
+	return true
+}
+
+func (m *Identities) taken() []string {
+	first := m.whole()
+	first.claims.Lock()
+	defer first.claims.Unlock()
+	return m.others()
+}
+
+// settle says that the identity was made, or will not be.
+func (m *Identities) settle() {
+	first := m.whole()
+	first.claims.Lock()
+	defer first.claims.Unlock()
+	m.claimed = ""
 }
 
 // identity is one generation of them. It lives as long as anybody holds it.
@@ -228,6 +272,7 @@ func (m *Identities) Login(ctx context.Context, prefer string) (*auth.Credential
 	if prefer == "" {
 		prefer = m.preferred()
 	}
+	defer m.settle()
 	l, err := m.lease(ctx, prefer, nil)
 	if err != nil {
 		return nil, "", err
@@ -355,6 +400,7 @@ func (m *Identities) replace(ctx context.Context, old *identity, fn func(context
 		return cur, nil
 	}
 	m.mu.Unlock()
+	defer m.settle()
 	id, err := fn(ctx)
 	if err != nil {
 		return nil, err
@@ -376,6 +422,9 @@ func (m *Identities) replace(ctx context.Context, old *identity, fn func(context
 	return id, nil
 }
 
+// lease takes an exit that no other slot has, as far as there is one. Lines that
+// begin together ask together: what one has been given meanwhile the others
+// give back.
 func (m *Identities) lease(ctx context.Context, prefer string, avoid []string) (*lease, error) {
 	if m.config.Pool == nil {
 		return nil, nil
@@ -384,13 +433,19 @@ func (m *Identities) lease(ctx context.Context, prefer string, avoid []string) (
 	if len(m.config.Hosts) > 0 {
 		target = m.config.Hosts[0]
 	}
-	l, err := m.config.Pool.Lease(ctx, proxies.Request{
-		Key: m.config.Key, Kind: m.config.Kind, Fallback: m.config.Fallback, Target: target, Prefer: prefer, Avoid: append(avoid, m.others()...),
-	})
-	if err != nil {
-		return nil, err
+	for {
+		taken := m.taken()
+		l, err := m.config.Pool.Lease(ctx, proxies.Request{
+			Key: m.config.Key, Kind: m.config.Kind, Fallback: m.config.Fallback, Target: target, Prefer: prefer, Avoid: slices.Concat(avoid, taken),
+		})
+		if err != nil {
+			return nil, err
+		}
+		if m.claim(l.Exit().Name, taken) {
+			return &lease{Lease: l}, nil
+		}
+		l.Release(proxies.Unused)
 	}
-	return &lease{Lease: l}, nil
 }
 
 // make completes an identity on the lease, which it takes over. rejected is
