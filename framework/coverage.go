@@ -223,8 +223,7 @@ func (a *attempt) held() Held {
 
 // recallLedger takes up what the ledger of earlier runs left open: known gaps,
 // and connections that a killed program held until, at least, its last event.
-func (r *runner) recallLedger(ctx context.Context, notes []Note) error {
-	e := readNotes(notes)
+func (r *runner) recallLedger(ctx context.Context, e *entries) error {
 	for _, h := range e.held {
 		if !h.To.IsZero() {
 			continue

@@ -155,6 +155,10 @@ func (r *runner) forget(ctx context.Context) error {
 // recallFilled takes out of the holes what came before the program ended and
 // was not accounted for any more.
 func (r *runner) recallFilled(ctx context.Context, tail []TailEvent) error {
+	begins := make(map[*hole]int, len(r.missing.holes))
+	for _, h := range r.missing.holes {
+		begins[h] = h.gap.begins(tail)
+	}
 	for i := range tail {
 		e := &tail[i]
 		n, ok := e.Sequence, e.Sequenced
@@ -164,7 +168,7 @@ func (r *runner) recallFilled(ctx context.Context, tail []TailEvent) error {
 		if e.Filled && ok {
 			r.missing.fetchedOne(n)
 		}
-		if h := r.missing.lacks(n, ok); h != nil {
+		if h := r.missing.lacks(n, ok); h != nil && i >= begins[h] {
 			r.missing.came(h, n)
 			h.fetched = h.fetched || e.Filled
 			if len(h.left) == 0 {
@@ -175,4 +179,19 @@ func (r *runner) recallFilled(ctx context.Context, tail []TailEvent) error {
 		}
 	}
 	return nil
+}
+
+// begins is the index of the first event of the tail that may have come after
+// the gap: before it the same numbers may be those of other events, from before
+// the site began them anew.
+func (g *Gap) begins(tail []TailEvent) int {
+	if i := slices.IndexFunc(tail, func(e TailEvent) bool { return !e.Filled && e.Time.Equal(g.From) }); i >= 0 {
+		return i
+	}
+	for i := range tail { // the event before the gap is not in it any more, as a rule
+		if tail[i].Time.After(g.From) {
+			return i
+		}
+	}
+	return len(tail)
 }

@@ -11,6 +11,12 @@ import (
 type sequence struct {
 	last  uint64
 	known bool
+	// least: events of other types may have followed in an earlier run, and
+	// their numbers are not known any more.
+	least bool
+	// apart: the numbers were counted from an event of another type, and nothing
+	// shows that it follows what was delivered before.
+	apart bool
 }
 
 // sequenced gives the event its number, which also stands in for an id that
@@ -54,11 +60,18 @@ func (r *runner) count(ctx context.Context, l *line, ev *Event, v splice.Verdict
 	case !ev.Sequenced:
 		return v, within, nil
 	case !s.known:
+	case n == s.last+1 && s.apart, n > s.last+1 && s.loose(l):
+		if v.Join == splice.Missing {
+			v.Join = splice.Possible // they may have been of other types
+		}
 	case n == s.last+1:
 		if !within && v.Join != splice.First {
 			v.Join = splice.Proven
 		}
 	case n > s.last:
+		if s.apart && v.Join == splice.Possible {
+			err = r.seam(ctx, l, v, ev, within)
+		}
 		v.Join, v.From, v.To = splice.Missing, s.last+1, n-1
 	case late:
 		return v, within, nil
@@ -68,9 +81,14 @@ func (r *runner) count(ctx context.Context, l *line, ev *Event, v splice.Verdict
 	default:
 		return v, within, nil // late, and never missed: two lines, or a site out of order
 	}
-	s.last, s.known = n, true
+	*s = sequence{last: n, known: true}
 	return v, within, err
 }
+
+// loose tells whether the next number may be any larger one: what the line has
+// brought does not reach back to the last event of an earlier run, of which it
+// is not known what other events followed it.
+func (s *sequence) loose(l *line) bool { return s.least && !l.again }
 
 // passIgnored counts the number of an event that is not kept.
 func (r *runner) passIgnored(ctx context.Context, l *line, ev *Event) error {
@@ -78,13 +96,39 @@ func (r *runner) passIgnored(ctx context.Context, l *line, ev *Event) error {
 	if s.known && ev.Sequence <= s.last {
 		return nil
 	}
-	from, known := s.last+1, s.known
-	s.last, s.known = ev.Sequence, true
-	if !known || from == ev.Sequence {
+	from := s.last + 1
+	unknown := !s.known || ev.Sequence > from && s.loose(l)
+	*s = sequence{last: ev.Sequence, known: true, apart: s.apart || unknown}
+	if unknown || ev.Sequence == from {
 		return nil
 	}
 	v := splice.Verdict{Join: splice.Missing, From: from, To: ev.Sequence - 1}
 	return r.seam(ctx, l, v, ev, l.joined)
+}
+
+// recallCount takes up the count where the tail leaves it: at the last number,
+// or, where the last events came late, at the last one before them.
+func (r *runner) recallCount(tail []TailEvent, e *entries) {
+	anew := map[int64]bool{} // when the count may have begun anew
+	for _, g := range e.gaps {
+		if g.State == GapPossible {
+			anew[g.To.UnixNano()] = true
+		}
+	}
+	for _, x := range e.epochs {
+		anew[x.At.UnixNano()] = true
+	}
+	s := &r.sequence
+	for i := range tail {
+		switch t := &tail[i]; {
+		case t.Filled:
+		case !t.Sequenced:
+			s.known = false
+		case !s.known, t.Sequence > s.last, t.Sequence <= 1, anew[t.Time.UnixNano()]:
+			*s = sequence{last: t.Sequence, known: true}
+		}
+	}
+	s.least = r.now().types != nil
 }
 
 // passed remembers the cursor of an event, for [Stream.ReplayCheck].

@@ -117,6 +117,54 @@ func TestSequenceSurvivesARestart(t *testing.T) {
 	})
 }
 
+// What other types were numbered after the last event is not known in the next
+// run: the first one of them proves nothing.
+func TestSequenceOfSomeTypesSurvivesARestart(t *testing.T) {
+	for name, c := range map[string]struct {
+		first, second []string
+		want          []string
+	}{
+		"begins with another type": {[]string{"tick:1", "other:2", "tick:3"}, []string{"other:9", "tick:10"}, []string{"possible restart"}},
+		"and then has a hole":      {[]string{"tick:1", "other:2", "tick:3"}, []string{"other:9", "tick:12"}, []string{"possible restart", "known restart 10-11 missing 2 filled 0"}},
+		"and another hole":         {[]string{"tick:1", "other:2", "tick:3"}, []string{"other:9", "other:12", "tick:13"}, []string{"known restart 10-11 missing 2 filled 0", "possible restart"}},
+		"begins with this type":    {[]string{"tick:1", "tick:2", "tick:3", "tick:4", "other:5"}, []string{"tick:6"}, []string{"possible restart"}},
+		"is replayed":              {[]string{"tick:1", "other:2", "tick:3", "other:4"}, []string{"other:2", "tick:3", "other:4", "tick:5"}, []string{"replayed seen_again restart"}},
+		"is replayed with a hole":  {[]string{"tick:1", "other:2", "tick:3", "other:4"}, []string{"tick:3", "other:6", "tick:7"}, []string{"known restart 4-5 missing 2 filled 0", "replayed seen_again restart"}},
+		"adjoins":                  {[]string{"tick:1", "other:2", "tick:3", "other:4"}, []string{"other:4", "tick:5"}, []string{"replayed numbers restart"}},
+		"is the first":             {nil, []string{"other:9", "tick:10"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := &memoryLog{}
+				for _, list := range [][]string{c.first, c.second} {
+					if list != nil {
+						holdUntil(t, &Stream{Name: "t/s", Target: &played{connections: [][]string{list}}, Limits: quickly(), Types: []string{"tick"}, Sequence: JSONSequence("meta.seq")}, m, func(*Event) bool { return false })
+					}
+				}
+				wantGaps(t, m.ledger(), c.want...)
+			})
+		})
+	}
+}
+
+// A stop right after something came late does not set the count back.
+func TestWhatCameLateDoesNotSetTheCountBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memoryLog{}
+		run := func(list []string) {
+			holdUntil(t, &Stream{Name: "t/s", Target: &played{connections: [][]string{list}}, Limits: quickly(), Sequence: JSONSequence("meta.seq")}, m, func(*Event) bool { return false })
+		}
+		run(ticks(5, 8, 9, 6, 7))
+		run(ticks(10, 11))
+		want := []string{"replayed numbers skipped 6-7 missing 0 filled 2", "replayed numbers restart"}
+		wantGaps(t, m.ledger(), want...)
+		// One that began anew does.
+		run([]string{"tock:4", "tock:5"})
+		run([]string{"tock:6"})
+		wantGaps(t, m.ledger(), append(want, "possible restart", "replayed numbers restart")...)
+	})
+}
+
 func TestNumbersThatBeganAnewAreNotWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &memoryLog{}
@@ -126,6 +174,20 @@ func TestNumbersThatBeganAnewAreNotWaitedFor(t *testing.T) {
 		run("tick:1", "tick:5", "tock:1", "tock:2")
 		run("tock:3", "tock:4")
 		wantGaps(t, m.ledger(), "known skipped 2-4 missing 3 filled 0 lost", "possible skipped", "replayed numbers restart")
+	})
+}
+
+// What had the missing numbers before the site began them anew does not fill
+// the hole, either.
+func TestNumbersFromBeforeTheyBeganAnewFillNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memoryLog{}
+		run := func(list ...string) {
+			holdUntil(t, &Stream{Name: "t/s", Target: &played{connections: [][]string{list}}, Limits: quickly(), Sequence: JSONSequence("meta.seq")}, m, func(*Event) bool { return false })
+		}
+		run("tick:1", "tick:2", "tick:3", "tick:4", "tock:1", "tock:4", "tock:5")
+		run("tock:6")
+		wantGaps(t, m.ledger(), "known skipped 2-3 missing 2 filled 0", "replayed numbers restart")
 	})
 }
 

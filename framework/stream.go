@@ -222,9 +222,6 @@ func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 		r.splice.Recall(e.ID, e.Hash)
 		r.lastEvent = e.Time
 		r.passed(e.Cursor)
-		if def.types == nil { // else the numbers after the last event are not known
-			r.sequence = sequence{last: e.Sequence, known: e.Sequenced}
-		}
 	}
 	r.splice.Insert(late, -1)
 	if r.known {
@@ -235,7 +232,9 @@ func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 		r.lostAt = r.lastEvent
 		r.Log.Info("going on where the journal ends", "id", last.ID, "at", r.lastEvent.Format(time.RFC3339))
 	}
-	if err := r.recallLedger(ctx, at.Notes); err != nil {
+	notes := readNotes(at.Notes)
+	r.recallCount(at.Tail, notes)
+	if err := r.recallLedger(ctx, notes); err != nil {
 		return nil, fmt.Errorf("stream %s: %w", r.Name, err)
 	}
 	if err := r.recallFilled(ctx, at.Tail); err != nil {
