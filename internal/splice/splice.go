@@ -37,9 +37,12 @@ type Splice struct {
 	chains   []int     // by key: see link
 	end      int       // the position of the next event: how many there were
 	recalled int       // how many of them were delivered in an earlier life
+	twins    int       // how many of those had the id of the one before
 	named    int       // of the ring, those that have an id
 	vague    bool      // an id was seen twice: ids do not tell events apart
 	epoch    uint64    // how often the ids have begun anew
+	since    int       // the position at which the last one began
+	one      uint64    // the oldest epoch that turned out to be the same
 	seam     int       // the position of the last event before which something may be missing
 	floor    uint64    // the largest number of this epoch that may have been forgotten
 	lost     forgotten // the ids that were, where they are no numbers
@@ -82,6 +85,8 @@ type Verdict struct {
 	Position int
 	// Doubtful: the event may have been delivered before. It is delivered.
 	Doubtful bool
+
+	welcome bool // it says nothing of what lies before it
 }
 
 // Join is the quality of a seam.
@@ -132,14 +137,19 @@ func (s *Splice) Empty() bool { return s.end == 0 }
 // their ids do not serve.
 func (s *Splice) Sequential() bool { return s.vague || 2*s.named < len(s.ring) }
 
+// fewIDs is how many events there must be for one that has the id of the one
+// before it, so that ids tell them apart: some sites send the last id once more
+// at the beginning of each connection, with something else.
+const fewIDs = 8
+
 // Recall puts an event delivered in an earlier life of the program into the
 // memory. Events are recalled oldest first, before any Offer.
 func (s *Splice) Recall(id string, content uint64) {
 	n := s.name([]byte(id))
-	if p, ok := s.lookup(n.key(s.epoch)); ok {
+	if p, ok := s.lookup(n.key(s.epoch), n.token(content)); ok {
 		switch {
 		case p == s.end-1:
-			s.vague = true
+			s.twins++
 		case s.entry(p).token != n.token(content) && s.counts():
 			s.restart()
 		}
@@ -148,6 +158,7 @@ func (s *Splice) Recall(id string, content uint64) {
 		s.floor = n.number - 1 // there may have been more before
 	}
 	s.recalled++
+	s.vague = fewIDs*s.twins > s.recalled
 	s.number(n, 0)
 	s.remember(entry{token: n.token(content), key: n.key(s.epoch), number: n.number})
 }
@@ -213,7 +224,10 @@ func (s *Splice) Reached(id []byte, content uint64) bool {
 	if n.hash == 0 {
 		return false
 	}
-	if p, ok := s.lookup(n.key(s.epoch)); ok && s.entry(p).token == n.token(content) {
+	if p, ok := s.lookup(n.key(s.epoch), n.token(content)); ok && s.entry(p).token == n.token(content) {
+		return true
+	}
+	if _, _, ok := s.before(n, n.token(content)); ok {
 		return true
 	}
 	return n.numeric && s.counts() && n.number <= s.last+1
@@ -241,7 +255,7 @@ func (s *Splice) Offer(l *Line, id []byte, content uint64) Verdict {
 		l.overlapped = true
 		return v
 	}
-	if !l.joined {
+	if !l.joined && !v.welcome {
 		v.Join, v.From, v.To = s.join(l, n, v.Restarted)
 		l.joined = true
 		if v.Join > Proven {
@@ -264,6 +278,9 @@ func (s *Splice) Offer(l *Line, id []byte, content uint64) Verdict {
 
 // begin takes up a connection with its first event.
 func (s *Splice) begin(l *Line) {
+	if l.epoch >= s.one {
+		l.epoch = s.epoch
+	}
 	if l.begun {
 		return
 	}
@@ -301,7 +318,12 @@ func (s *Splice) known(l *Line, id []byte, n name, content uint64) Verdict {
 	case e.token == token && e.line != l.Number:
 		l.at, l.placed, l.deep = max(l.at, p+1), true, false
 		return Verdict{Duplicate: true, Position: p}
-	case e.token == token, e.line == l.Number && !s.counts(), p == s.end-1:
+	case e.token == token, e.line == l.Number && !s.counts():
+		s.vague = true
+	case p == s.end-1 && e.line != l.Number:
+		// A word of welcome, such as the state of things, has the last id.
+		return Verdict{Position: -1, welcome: true}
+	case p == s.end-1:
 		s.vague = true
 	default:
 		s.restart()
@@ -324,11 +346,14 @@ func (s *Splice) forgot(l *Line, n name) bool {
 // find looks for the id in the epoch that the line is in, and in a newer one
 // that another line has begun.
 func (s *Splice) find(l *Line, n name, token uint64) (p int, ok bool) {
-	p, ok = s.lookup(n.key(l.epoch))
-	if l.epoch == s.epoch || ok && s.entry(p).token == token {
+	p, ok = s.lookup(n.key(l.epoch), token)
+	switch {
+	case l.epoch == s.epoch && !ok:
+		return s.unite(l, n, token)
+	case l.epoch == s.epoch || s.entry(p).token == token && ok:
 		return p, ok
 	}
-	q, there := s.lookup(n.key(s.epoch))
+	q, there := s.lookup(n.key(s.epoch), token)
 	if ok || there && s.entry(q).token == token {
 		l.epoch = s.epoch // the line has reached the new beginning, too
 		return q, there
@@ -336,10 +361,47 @@ func (s *Splice) find(l *Line, n name, token uint64) (p int, ok bool) {
 	return p, ok
 }
 
+// many is how many epochs back an event is looked for.
+const many = 4
+
+// before looks for the event in the epochs before the current one.
+func (s *Splice) before(n name, token uint64) (p int, epoch uint64, ok bool) {
+	for epoch = s.epoch; epoch > 0 && s.epoch-epoch < many; {
+		epoch--
+		if p, ok = s.lookup(n.key(epoch), token); ok && s.entry(p).token == token {
+			return p, epoch, true
+		}
+	}
+	return 0, 0, false
+}
+
+// unite looks for an event that is not of the line's epoch, the current one,
+// among those of others. A connection may begin with a replay from before the
+// epoch. And where other lines, which have not reached the epoch, have brought
+// the event since it began, it was none: the ids go on, and a single one has
+// come with two contents.
+func (s *Splice) unite(l *Line, n name, token uint64) (p int, ok bool) {
+	p, epoch, ok := s.before(n, token)
+	switch {
+	case !ok || s.entry(p).line == l.Number:
+		return 0, false
+	case p >= s.since:
+		if epoch < s.one {
+			s.one, s.numeric, s.runs = epoch, false, 0 // what the others brought was not counted
+		}
+	case l.id == 0:
+		l.epoch = epoch
+	default:
+		return 0, false
+	}
+	return p, true
+}
+
 // restart begins a new epoch: what is remembered counts no more for those who
 // have reached it.
 func (s *Splice) restart() {
 	s.epoch++
+	s.since, s.one = s.end, s.epoch
 	s.numeric, s.runs, s.sparse, s.floor, s.last = false, 0, false, 0, 0
 	for i := range s.ring {
 		s.ring[i].number = 0
@@ -441,22 +503,25 @@ func (s *Splice) chain(key uint64) *int {
 	return &s.chains[key>>bits.LeadingZeros64(uint64(len(s.chains)-1))]
 }
 
-// lookup returns the position of the last event with the key.
-func (s *Splice) lookup(key uint64) (p int, ok bool) {
+// lookup returns the position of the last event with the key and the token, or
+// else of the last one with the key.
+func (s *Splice) lookup(key, token uint64) (p int, ok bool) {
 	if len(s.chains) == 0 || key == 0 {
 		return 0, false
 	}
-	for p = *s.chain(key) - 1; p >= s.base(); {
-		e := s.entry(p)
-		switch {
-		case e.key == key:
-			return p, true
-		case e.back == 0:
-			return 0, false
+	for at := *s.chain(key) - 1; at >= s.base(); {
+		e := s.entry(at)
+		if e.key == key && (!ok || e.token == token) {
+			if p, ok = at, true; e.token == token {
+				break
+			}
 		}
-		p -= int(e.back)
+		if e.back == 0 {
+			break
+		}
+		at -= int(e.back)
 	}
-	return 0, false
+	return p, ok
 }
 
 // decimal reads a number in its shortest decimal form: "007" names another

@@ -72,6 +72,12 @@ func TestOffer(t *testing.T) {
 			first("first", count(1, 1, 5)), []offered{{2, "1", 99, "restarted possible"}, {2, "2", 98, "ok"}, {2, "3", 97, "ok"}}),
 		"two lines side by side deliver once": {
 			{1, "a", 1, "first"}, {2, "a", 1, "dup"}, {2, "b", 2, "proven"}, {1, "b", 2, "dup"}, {1, "c", 3, "ok"}},
+		"a word of welcome with the last id leaves the ids as they are": join(
+			first("first", count(1, 1, 10)), []offered{{2, "10", 99, "ok"}}, first("proven", count(2, 11, 12)),
+			[]offered{{3, "12", 98, "ok"}}, first("missing 13-14", count(3, 15, 16)),
+			[]offered{{4, "16", 97, "ok"}}, all("dup", count(4, 15, 16)), first("proven", count(4, 17, 18))),
+		"two events of each id are told apart by their sequence": {
+			{1, "1", 1, "first"}, {1, "1", 2, "ok"}, {1, "2", 3, "ok"}, {2, "2", 4, "possible"}},
 		"a zero in front makes another id": join(
 			first("first", count(1, 1, 5)), []offered{{2, "06", 6, "possible"}}),
 	} {
@@ -135,16 +141,24 @@ func TestLookup(t *testing.T) {
 			id = ""
 		}
 		key := s.name([]byte(id)).key(s.epoch)
-		s.remember(entry{key: key})
+		s.remember(entry{key: key, token: rng.Uint64N(2)})
 		if rng.IntN(20) > 0 {
 			continue
 		}
 		for _, probe := range []uint64{key, s.ring[rng.IntN(len(s.ring))].key, rng.Uint64()} {
-			want := s.end - 1
-			for want >= s.base() && s.entry(want).key != probe {
-				want--
+			last := func(is func(*entry) bool) int {
+				p := s.end - 1
+				for p >= s.base() && !is(s.entry(p)) {
+					p--
+				}
+				return p
 			}
-			if got, ok := s.lookup(probe); ok != (probe != 0 && want >= s.base()) || ok && got != want {
+			token := rng.Uint64N(2)
+			want := last(func(e *entry) bool { return e.key == probe && e.token == token })
+			if want < s.base() {
+				want = last(func(e *entry) bool { return e.key == probe })
+			}
+			if got, ok := s.lookup(probe, token); ok != (probe != 0 && want >= s.base()) || ok && got != want {
 				t.Fatalf("after %d events: %d, %v; want %d", s.end, got, ok, want)
 			}
 		}
@@ -160,5 +174,89 @@ func BenchmarkOffer(b *testing.B) {
 		n++
 		id = strconv.AppendInt(id[:0], n, 10)
 		s.Offer(l, id, uint64(n))
+	}
+}
+
+// Each connection begins with a snapshot that has the id of the last event, of
+// which another line has brought more. It must not part the two for ever.
+func TestALineThatIsAheadIsNotPartedByASnapshot(t *testing.T) {
+	s, ahead, behind := New(), &Line{Number: 1}, &Line{Number: 2}
+	offer := func(l *Line, n, content int) Verdict {
+		return s.Offer(l, []byte(strconv.Itoa(n)), uint64(content))
+	}
+	for n := 1; n <= 100; n++ {
+		offer(ahead, n, n)
+	}
+	for round := range 6 {
+		last := 100 + 103*round
+		if v := offer(behind, last-5, 1_000_000+round); v.Duplicate || !v.Restarted {
+			t.Fatalf("the snapshot: %v", v)
+		}
+		for n := last + 1; n <= last+100; n++ {
+			if v := offer(ahead, n, n); v.Duplicate {
+				t.Fatalf("event %d of the line ahead: %v", n, v)
+			}
+			if v := offer(behind, n, n); !v.Duplicate {
+				t.Fatalf("event %d of the line behind: %v", n, v)
+			}
+		}
+		// They count again, and what is missing is named.
+		behind = &Line{Number: uint32(10 + round)}
+		next := &Line{Number: uint32(20 + round)}
+		if v := offer(next, last+103, last+103); v.Join != Missing || v.From != uint64(last+101) || v.To != uint64(last+102) {
+			t.Fatalf("after a hole: %v", v)
+		}
+		for n := last + 101; n <= last+103; n++ {
+			offer(ahead, n, n)
+		}
+	}
+}
+
+// A replay may begin before the ids began anew.
+func TestAReplayFromBeforeANewBeginning(t *testing.T) {
+	s, l := New(), &Line{Number: 1}
+	offer := func(l *Line, n, content int) Verdict {
+		return s.Offer(l, []byte(strconv.Itoa(n)), uint64(content))
+	}
+	for n := 1; n <= 10; n++ {
+		offer(l, n, n)
+	}
+	for n := 1; n <= 5; n++ {
+		offer(l, n, 100+n)
+	}
+	next := &Line{Number: 2}
+	if !s.Reached([]byte("8"), 8) {
+		t.Error("what the line begins with was not reached")
+	}
+	for n := 8; n <= 10; n++ {
+		if v := offer(next, n, n); !v.Duplicate {
+			t.Fatalf("event %d of the old epoch: %v", n, v)
+		}
+	}
+	for n := 1; n <= 5; n++ {
+		if v := offer(next, n, 100+n); !v.Duplicate {
+			t.Fatalf("event %d of the new epoch: %v", n, v)
+		}
+	}
+	if v := offer(next, 6, 106); v.Join != Proven {
+		t.Errorf("what follows: %v", v)
+	}
+}
+
+// A line that goes on with the old ids while another one has reached the new
+// ones takes nothing from it: what was before the new beginning is not looked at.
+func TestEqualEventsBeforeANewBeginningAreNotTakenForItsOwn(t *testing.T) {
+	s, l := New(), &Line{Number: 1}
+	for n := range 10 {
+		s.Offer(l, []byte(strconv.Itoa(n+1)), 7)
+	}
+	anew := &Line{Number: 2}
+	if v := s.Offer(anew, []byte("1"), 8); !v.Restarted {
+		t.Fatalf("the new beginning: %v", v)
+	}
+	for n := 2; n <= 10; n++ {
+		if v := s.Offer(anew, []byte(strconv.Itoa(n)), 7); v.Duplicate {
+			t.Fatalf("event %d after it: %v", n, v)
+		}
 	}
 }
