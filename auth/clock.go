@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -86,8 +87,8 @@ func skewed(old *Credential) time.Duration {
 func RetryAfter(answer http.Header) time.Duration {
 	value := answer.Get("Retry-After")
 	wait := time.Duration(0)
-	if seconds, err := strconv.Atoi(value); err == nil {
-		wait = time.Duration(min(seconds, 3600)) * time.Second
+	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
+		wait = time.Duration(min(seconds, 3600)) * time.Second // the largest number, where it is beyond that
 	} else if at, err := http.ParseTime(value); err == nil {
 		wait = time.Until(at)
 	}

@@ -122,7 +122,7 @@ func (skewed) Obtain(context.Context, auth.Via, *auth.Credential) (*auth.Credent
 func TestRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for value, want := range map[string]time.Duration{
-			"": 0, "7": 7 * time.Second, "-1": 0, "999999": time.Hour, "x": 0,
+			"": 0, "7": 7 * time.Second, "-1": 0, "999999": time.Hour, "99999999999": time.Hour, "9999999999999999999999": time.Hour, "x": 0,
 			time.Now().Add(time.Minute).UTC().Format(http.TimeFormat): time.Minute,
 		} {
 			if got := auth.RetryAfter(http.Header{"Retry-After": {value}}); got != want {

@@ -98,6 +98,18 @@ func data(events []Event) (list []string) {
 	return list
 }
 
+// A site that asks for a longer wait than a Duration holds gets the longest.
+func TestRetryAfterIsBounded(t *testing.T) {
+	for value, want := range map[string]time.Duration{
+		"30": 30 * time.Second, "7200": time.Hour, "9999999999": time.Hour, "10000000000": time.Hour, "99999999999999999999": time.Hour,
+		"-5": 0, "soon": 0, "Sun, 06 Nov 1994 08:49:37 GMT": 0, "Fri, 31 Dec 2199 23:59:59 GMT": time.Hour,
+	} {
+		if v := Judge(outcomeOf(&HTTPError{Status: 429, Header: http.Header{"Retry-After": {value}}})); v.Wait != want {
+			t.Errorf("Retry-After: %s waits %v, want %v", value, v.Wait, want)
+		}
+	}
+}
+
 func TestFiniteStreamsEnd(t *testing.T) {
 	for name, test := range map[string]struct {
 		body    string

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/holdline/scrape/auth"
@@ -173,15 +172,5 @@ func retryAfter(o *Outcome) time.Duration {
 	if errors.As(o.Err, &told) {
 		return min(max(told.RetryAfter(), 0), maxRetryAfter)
 	}
-	value := o.Header.Get("Retry-After")
-	if value == "" {
-		return 0
-	}
-	if s, err := strconv.Atoi(value); err == nil {
-		return min(max(time.Duration(s)*time.Second, 0), maxRetryAfter)
-	}
-	if at, err := http.ParseTime(value); err == nil {
-		return min(max(time.Until(at), 0), maxRetryAfter)
-	}
-	return 0
+	return auth.RetryAfter(o.Header)
 }

@@ -266,8 +266,8 @@ func proxyStatusError(h http.Header) string {
 
 // parseRetryAfter reads seconds or a date (RFC 9110, section 10.2.3); 0 for anything else or a time gone by.
 func parseRetryAfter(v string, now time.Time) time.Duration {
-	if s, err := strconv.ParseUint(strings.TrimSpace(v), 10, 31); err == nil {
-		return time.Duration(s) * time.Second
+	if s, err := strconv.ParseUint(strings.TrimSpace(v), 10, 31); err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(s) * time.Second // the largest number, where it is beyond that
 	}
 	if t, err := http.ParseTime(v); err == nil {
 		return max(0, t.Sub(now))

@@ -176,6 +176,7 @@ func TestFailuresAreFoundInTheirLayer(t *testing.T) {
 		{name: "429", exit: at("http", answer("HTTP/1.1 429 Slow\r\nRetry-After: 7\r\n\r\n"), "", ""), layer: LayerCapacity, status: 429, retry: 7 * time.Second},
 		{name: "453", exit: at("http", answer("HTTP/1.1 453 Threads\r\n\r\n"), "", ""), layer: LayerCapacity, status: 453},
 		{name: "429 for ever", exit: at("http", answer("HTTP/1.1 429 Slow\r\nRetry-After: 99999999\r\n\r\n"), "", ""), layer: LayerCapacity, status: 429, retry: 30 * time.Minute},
+		{name: "429 for longer than that", exit: at("http", answer("HTTP/1.1 429 Slow\r\nRetry-After: 99999999999\r\n\r\n"), "", ""), layer: LayerCapacity, status: 429, retry: 30 * time.Minute},
 		{name: "502", exit: at("http", answer("HTTP/1.1 502 Bad Gateway\r\n\r\nno peer"), "", ""), layer: LayerExit, status: 502},
 		{name: "522", exit: at("http", answer("HTTP/1.1 522 Timeout\r\n\r\n"), "", ""), layer: LayerExit, status: 522},
 		{name: "595", exit: at("http", answer("HTTP/1.1 595 ECONNRESET\r\n\r\n"), "", ""), layer: LayerExit, status: 595},
