@@ -299,11 +299,11 @@ func (s *Splice) known(l *Line, id []byte, n name, content uint64) Verdict {
 		if again {
 			s.vague = true
 		}
-		if l.epoch == s.epoch && s.Older != nil && s.forgot(l, n) {
+		if s.Older != nil && s.forgot(l, n) {
 			switch was, found := s.Older(id); {
 			case found && was == content:
 				return Verdict{Duplicate: true, Position: -1}
-			case found && n.numeric:
+			case found && n.numeric && n.number <= s.floor && l.epoch == s.epoch:
 				s.restart()
 				l.epoch = s.epoch
 				return Verdict{Restarted: true, Position: -1}
@@ -334,13 +334,18 @@ func (s *Splice) known(l *Line, id []byte, n name, content uint64) Verdict {
 }
 
 // forgot tells whether the event may have been delivered and forgotten. Where
-// ids are no numbers only what a connection begins with may: what follows a new
-// event is new.
+// ids are no numbers, and where it may be of an earlier epoch, only what a
+// connection begins with may: what follows a new event is new.
 func (s *Splice) forgot(l *Line, n name) bool {
-	if n.numeric {
-		return n.number <= s.floor
+	switch {
+	case n.numeric && n.number <= s.floor && l.epoch == s.epoch:
+		return true
+	case l.joined:
+		return false
+	case n.numeric:
+		return s.epoch > 0 && n.number != s.last+1
 	}
-	return !l.joined && (l.deep || s.lost.has(n.key(s.epoch)))
+	return l.deep || s.lost.has(n.key(s.epoch))
 }
 
 // find looks for the id in the epoch that the line is in, and in a newer one
@@ -348,9 +353,12 @@ func (s *Splice) forgot(l *Line, n name) bool {
 func (s *Splice) find(l *Line, n name, token uint64) (p int, ok bool) {
 	p, ok = s.lookup(n.key(l.epoch), token)
 	switch {
-	case l.epoch == s.epoch && !ok:
-		return s.unite(l, n, token)
-	case l.epoch == s.epoch || s.entry(p).token == token && ok:
+	case ok && s.entry(p).token == token:
+		return p, ok
+	case l.epoch == s.epoch:
+		if q, there := s.unite(l, n, token); there {
+			return q, there
+		}
 		return p, ok
 	}
 	q, there := s.lookup(n.key(s.epoch), token)
@@ -389,7 +397,7 @@ func (s *Splice) unite(l *Line, n name, token uint64) (p int, ok bool) {
 		if epoch < s.one {
 			s.one, s.numeric, s.runs = epoch, false, 0 // what the others brought was not counted
 		}
-	case l.id == 0:
+	case !l.joined:
 		l.epoch = epoch
 	default:
 		return 0, false

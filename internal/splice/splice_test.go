@@ -243,6 +243,62 @@ func TestAReplayFromBeforeANewBeginning(t *testing.T) {
 	}
 }
 
+// It may also begin before all that is remembered, or at an id that the new
+// epoch has reached, too.
+func TestADeepReplayFromBeforeANewBeginning(t *testing.T) {
+	for _, c := range []struct{ before, since, first int }{
+		{2 * Window, 100, 150}, {2 * Window, 100, Window / 2}, {2 * Window, 100, 2*Window - 10},
+		{2 * Window, Window + 100, 2*Window - 10},
+	} {
+		before, since, first := c.before, c.since, c.first
+		s, l := New(), &Line{Number: 1}
+		delivered := map[string]uint64{}
+		offer := func(l *Line, n int, content uint64) Verdict {
+			id := strconv.Itoa(n)
+			v := s.Offer(l, []byte(id), content)
+			delivered[id] = content
+			return v
+		}
+		s.Older = func(id []byte) (uint64, bool) { c, ok := delivered[string(id)]; return c, ok }
+		for n := 1; n <= before; n++ {
+			offer(l, n, uint64(n))
+		}
+		for n := 1; n <= since; n++ {
+			offer(l, n, uint64(before+n))
+		}
+		next := &Line{Number: 2}
+		for n := first; n <= before; n++ {
+			if v := offer(next, n, uint64(n)); !v.Duplicate {
+				t.Fatalf("from %d on: event %d of the old epoch: %v", first, n, v)
+			}
+		}
+		for n := 1; n <= since; n++ {
+			if v := offer(next, n, uint64(before+n)); !v.Duplicate {
+				t.Fatalf("from %d on: event %d of the new epoch: %v", first, n, v)
+			}
+		}
+		if v := offer(next, since+1, uint64(before+since+1)); v.Join != Proven {
+			t.Errorf("from %d on: what follows: %v", first, v)
+		}
+	}
+	s, l := New(), &Line{Number: 1}
+	for n := 1; n <= 10; n++ {
+		s.Offer(l, []byte(strconv.Itoa(n)), uint64(n))
+	}
+	for n := 1; n <= 5; n++ {
+		s.Offer(l, []byte(strconv.Itoa(n)), uint64(100+n))
+	}
+	next := &Line{Number: 2}
+	for n := 4; n <= 10; n++ {
+		if v := s.Offer(next, []byte(strconv.Itoa(n)), uint64(n)); !v.Duplicate {
+			t.Fatalf("event %d of the old epoch: %v", n, v)
+		}
+	}
+	if v := s.Offer(next, []byte("1"), 101); !v.Duplicate {
+		t.Errorf("the new beginning: %v", v)
+	}
+}
+
 // A line that goes on with the old ids while another one has reached the new
 // ones takes nothing from it: what was before the new beginning is not looked at.
 func TestEqualEventsBeforeANewBeginningAreNotTakenForItsOwn(t *testing.T) {
