@@ -98,6 +98,49 @@ func (s *survivor) History(ctx context.Context, most int) ([]TailEvent, error) {
 	return s.ledger.History(ctx, most)
 }
 
+// stoppedLog is asked what was delivered before just when the stream is stopped.
+type stoppedLog struct{ *memoryLog }
+
+func (s *stoppedLog) History(ctx context.Context, most int) ([]TailEvent, error) {
+	s.stop()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var tail []TailEvent
+	for _, ev := range s.events[max(0, len(s.events)-most):] {
+		tail = append(tail, TailEvent{ID: string(ev.ID), Hash: HashEvent(ev.Type, ev.Data)})
+	}
+	return tail, nil
+}
+
+// A stop in the middle of a replay from below the window doubles nothing.
+func TestAStopDuringADeepReplayDoublesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const last = 9000
+		s := &feedSite{every: time.Millisecond, start: time.Now(), last: last, id: strconv.Itoa, data: strconv.Itoa, first: fromStart, fate: func(int) fate { return fate{} }}
+		m := &memoryLog{}
+		holdUntil(t, &Stream{Name: "t/s", Target: s, Limits: quickly()}, m, number(last))
+		ctx, cancel := context.WithCancel(t.Context())
+		m.stop = cancel
+		r, err := newRunner(ctx, &Stream{Name: "t/s", Target: s, Limits: quickly()}, &stoppedLog{m})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		r.now().Identities.Close()
+		if got := m.data(); !slices.Equal(got, numbers(1, last)) {
+			t.Errorf("%d events, of which the last are %v", len(got), got[len(got)-3:])
+		}
+		if m.cursor != Cursor(strconv.Itoa(last)) {
+			t.Errorf("the cursor is %q", m.cursor)
+		}
+	})
+}
+
 // A site that begins its ids anew with its second connection.
 func TestANewEpochIsDeliveredAndNoted(t *testing.T) {
 	for name, last := range map[string]int{"within the window": 100, "below the window": 9000} {

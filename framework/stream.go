@@ -249,7 +249,10 @@ func (r *runner) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.stats.begin(time.Now())
-	r.splice.Older = func(id []byte) (uint64, bool) { return r.past.find(ctx, r, id) }
+	// Its answer is needed also while the stream is being stopped: without it a
+	// replay would be taken for new events.
+	past := context.WithoutCancel(ctx)
+	r.splice.Older = func(id []byte) (uint64, bool) { return r.past.find(past, r, id) }
 	if r.Backfill != nil {
 		r.wg.Go(func() { r.backfill(ctx, cancel) })
 	}
