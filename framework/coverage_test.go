@@ -288,6 +288,39 @@ func TestReplayCheckSurvivesARestart(t *testing.T) {
 	})
 }
 
+// Ids that skip numbers, or whose numbers other types have too, show no hole in
+// the next run, either.
+func TestIDsThatSkipNumbersNameNothingAfterARestart(t *testing.T) {
+	for name, c := range map[string]struct {
+		id   func(int) string
+		kind func(int) string
+		want string
+	}{
+		"count":       {strconv.Itoa, nil, "known restart 33-40 missing 8 filled 0"},
+		"skip":        {func(n int) string { return strconv.Itoa(n + n/10) }, nil, "possible restart"},
+		"other types": {strconv.Itoa, func(n int) string { return []string{"other", "message"}[min(n%10, 1)] }, "possible restart"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &feedSite{every: time.Second, start: time.Now(), last: 100, id: c.id, data: strconv.Itoa, kind: c.kind, fate: func(int) fate { return fate{} }}
+				s.first = func(_, next int) int { return next }
+				m := &memoryLog{}
+				run := func(until int) {
+					stream := &Stream{Name: "t/s", Target: s, Limits: quickly()}
+					if c.kind != nil {
+						stream.Types = []string{"message"}
+					}
+					holdUntil(t, stream, m, number(until))
+				}
+				run(32)
+				time.Sleep(8 * time.Second)
+				run(51)
+				wantGaps(t, m.ledger(), c.want)
+			})
+		})
+	}
+}
+
 func TestForgottenEventsAreNotTakenForABeginning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &site{every: time.Second, start: time.Now()}

@@ -136,8 +136,11 @@ func (r *runner) takeOne(ctx context.Context, l *line, a *attempt, s *slot) (err
 		}
 	} else {
 		r.stats.ignored.Add(1)
-		if ev.ignored = ev.Sequenced; ev.ignored {
+		switch ev.ignored = ev.Sequenced; {
+		case ev.ignored:
 			err = r.offer(ctx, l, ev)
+		case len(ev.ID) > 0:
+			r.splice.Sparse() // it has an id that those kept lack
 		}
 	}
 	a.missed = a.missed || err != nil

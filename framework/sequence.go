@@ -131,6 +131,39 @@ func (r *runner) recallCount(tail []TailEvent, e *entries) {
 	s.least = r.now().types != nil
 }
 
+// recallSparse takes up whether the ids count without holes: they do not where
+// the tail has a hole of which the ledger says nothing.
+func (r *runner) recallSparse(tail []TailEvent, e *entries) {
+	told, there := map[int64]bool{}, map[uint64]bool{}
+	for _, g := range e.gaps {
+		told[g.To.UnixNano()] = true
+	}
+	for _, x := range e.epochs {
+		told[x.At.UnixNano()] = true
+	}
+	for i := range tail {
+		if n, ok := decimal([]byte(tail[i].ID)); ok {
+			there[n] = true
+		}
+	}
+	last, known := uint64(0), false
+	for i := range tail {
+		t := &tail[i]
+		if t.Filled {
+			continue
+		}
+		n, ok := decimal([]byte(t.ID))
+		seam := told[t.Time.UnixNano()]
+		if ok && known && !seam && n > last+1 && !there[last+1] {
+			r.splice.Sparse()
+			return
+		}
+		if !known || seam || n > last || !ok {
+			last, known = n, ok
+		}
+	}
+}
+
 // passed remembers the cursor of an event, for [Stream.ReplayCheck].
 func (r *runner) passed(c Cursor) {
 	if r.ReplayCheck <= 0 {

@@ -234,6 +234,7 @@ func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 	}
 	notes := readNotes(at.Notes)
 	r.recallCount(at.Tail, notes)
+	r.recallSparse(at.Tail, notes)
 	if err := r.recallLedger(ctx, notes); err != nil {
 		return nil, fmt.Errorf("stream %s: %w", r.Name, err)
 	}

@@ -460,6 +460,10 @@ func (s *Splice) number(n name, conn uint32) {
 	s.numeric, s.conn = true, conn
 }
 
+// Sparse says that numbers were skipped without an event being missing, so that
+// a missing number means nothing.
+func (s *Splice) Sparse() { s.sparse = true }
+
 func (s *Splice) entry(p int) *entry { return &s.ring[uint(p)%Window] }
 
 // base is the position of the oldest event that is remembered.
