@@ -269,8 +269,8 @@ func (s *Splice) Offer(l *Line, id []byte, content uint64) Verdict {
 		s.number(n, l.Number)
 		e.number = n.number
 	}
-	if s.Sequential() || !l.placed || l.at == s.end {
-		l.at, l.placed = s.end+1, true
+	if s.Sequential() || !l.placed && n.hash != 0 || l.placed && l.at == s.end {
+		l.at, l.placed = s.end+1, true // where its first events have no id, the first id tells
 	}
 	s.remember(e)
 	return v

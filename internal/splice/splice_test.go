@@ -78,6 +78,9 @@ func TestOffer(t *testing.T) {
 			[]offered{{4, "16", 97, "ok"}}, all("dup", count(4, 15, 16)), first("proven", count(4, 17, 18))),
 		"two events of each id are told apart by their sequence": {
 			{1, "1", 1, "first"}, {1, "1", 2, "ok"}, {1, "2", 3, "ok"}, {2, "2", 4, "possible"}},
+		"what has no id has the place of what had one": {
+			{1, "1", 1, "first"}, {1, "", 2, "ok"}, {1, "3", 3, "ok"}, {1, "4", 4, "ok"}, {1, "", 5, "ok"}, {1, "6", 6, "ok"}, {1, "7", 7, "ok"},
+			{2, "", 2, "possible"}, {2, "3", 3, "dup"}, {2, "4", 4, "dup"}, {2, "", 5, "dup"}, {2, "6", 6, "dup"}, {2, "7", 7, "dup"}, {2, "", 8, "ok"}},
 		"a zero in front makes another id": join(
 			first("first", count(1, 1, 5)), []offered{{2, "06", 6, "possible"}}),
 	} {
