@@ -43,6 +43,7 @@ type Splice struct {
 	epoch    uint64    // how often the ids have begun anew
 	since    int       // the position at which the last one began
 	one      uint64    // the oldest epoch that turned out to be the same
+	astray   int       // the position after the last event of a line that had not reached it
 	seam     int       // the position of the last event before which something may be missing
 	floor    uint64    // the largest number of this epoch that may have been forgotten
 	lost     forgotten // the ids that were, where they are no numbers
@@ -268,6 +269,8 @@ func (s *Splice) Offer(l *Line, id []byte, content uint64) Verdict {
 	if l.epoch == s.epoch {
 		s.number(n, l.Number)
 		e.number = n.number
+	} else {
+		s.astray = s.end + 1
 	}
 	if s.Sequential() || !l.placed && n.hash != 0 || l.placed && l.at == s.end {
 		l.at, l.placed = s.end+1, true // where its first events have no id, the first id tells
@@ -395,7 +398,7 @@ func (s *Splice) unite(l *Line, n name, token uint64) (p int, ok bool) {
 		return 0, false
 	case p >= s.since:
 		if epoch < s.one {
-			s.one, s.numeric, s.runs = epoch, false, 0 // what the others brought was not counted
+			s.one, s.numeric, s.runs, s.astray = epoch, false, 0, 0 // what the others brought was not counted
 		}
 	case !l.joined:
 		l.epoch = epoch
@@ -427,6 +430,8 @@ func (s *Splice) join(l *Line, n name, restarted bool) (j Join, from, to uint64)
 		switch {
 		case n.number == s.last+1:
 			return Proven, 0, 0
+		case n.number > s.last+1 && s.astray > max(s.since, s.base()):
+			return Possible, 0, 0 // they may be among those that were not counted
 		case n.number > s.last+1:
 			return Missing, s.last + 1, n.number - 1
 		}

@@ -215,6 +215,26 @@ func TestALineThatIsAheadIsNotPartedByASnapshot(t *testing.T) {
 	}
 }
 
+// What a line brings that has not reached the last beginning is not counted: no
+// number is missing for certain that it may have brought.
+func TestWhatIsNotCountedIsNotMissing(t *testing.T) {
+	s, ahead, behind := New(), &Line{Number: 1}, &Line{Number: 2}
+	offer := func(l *Line, n, content int) Verdict {
+		return s.Offer(l, []byte(strconv.Itoa(n)), uint64(content))
+	}
+	for n := 1; n <= 20; n++ {
+		offer(ahead, n, n)
+	}
+	offer(behind, 10, 1000) // a snapshot
+	for n := 11; n <= 16; n++ {
+		offer(behind, n, n)
+		offer(ahead, n+10, n+10)
+	}
+	if v := offer(&Line{Number: 3}, 27, 27); v.Join != Possible {
+		t.Errorf("what follows the line ahead: %v", v)
+	}
+}
+
 // A replay may begin before the ids began anew.
 func TestAReplayFromBeforeANewBeginning(t *testing.T) {
 	s, l := New(), &Line{Number: 1}
