@@ -1,6 +1,7 @@
 package framework
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,9 @@ type line struct {
 	opened   int   // how much had been delivered when it was opened
 	resumes  bool  // it was asked to go on from a cursor
 	succeeds Cause // why it was opened anew beside another one; empty when it was not
+	// back is where its next connection begins in place of the cursor, since a
+	// line that was ahead of it has joined; empty when none has.
+	back Cursor
 
 	// Guarded by runner.mu.
 	exit     string // of its connection
@@ -369,7 +373,7 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 		a.id = latest
 	}
 	r.mu.Lock()
-	a.from = r.resumeFrom()
+	a.from = cmp.Or(l.back, r.resumeFrom())
 	l.opened, l.resumes = r.splice.End(), a.from != ""
 	l.exit = a.id.lease.exit()
 	successor := l.old != nil
@@ -402,6 +406,9 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 		return err
 	}
 	a.conn, a.began = conn, time.Now()
+	r.mu.Lock()
+	l.back = ""
+	r.mu.Unlock()
 	l.mu.Lock()
 	l.conn = conn
 	late := l.silence != 0 || l.closed() || l.planned != "" // before there was a conn to close

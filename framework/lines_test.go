@@ -1,10 +1,12 @@
 package framework
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,6 +84,47 @@ func TestAStopDoesNotPassWhatTheSlowerLineHasNotBrought(t *testing.T) {
 				log := holdFor(t, &Stream{Target: s, Lines: 2}, after+7*time.Millisecond)
 				if a := log.account(s.id); a.gaps > 0 || a.lost > 0 || len(a.silently) > 0 {
 					t.Errorf("%+v", a)
+				}
+			})
+		})
+	}
+}
+
+// TestWhatLiesBetweenTwoLinesIsAskedFor has a first line that is slower and
+// ends before it has brought what the second one began with: neither had a
+// cursor to begin from, but what is in between can be replayed.
+func TestWhatLiesBetweenTwoLinesIsAskedFor(t *testing.T) {
+	for name, c := range map[string]struct {
+		id   func(int) string
+		want []string
+	}{
+		"numbers": {strconv.Itoa, []string{"replayed numbers skipped 35-40 missing 0 filled 6"}},
+		"opaque":  {func(n int) string { return fmt.Sprintf("x%d", n) }, []string{"possible", "possible eof"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &feedSite{every: 250 * time.Millisecond, start: time.Now().Add(-10 * time.Second), last: 200, id: c.id, data: strconv.Itoa}
+				conns := 0
+				s.first = func(from, _ int) int {
+					if from > 0 {
+						return from + 1
+					}
+					conns++
+					return 11*conns + 19 // 30 and 41
+				}
+				s.fate = func(k int) fate {
+					if k == 1 {
+						return fate{lag: 2600 * time.Millisecond, after: 1200 * time.Millisecond}
+					}
+					return fate{}
+				}
+				m := &memoryLog{}
+				holdUntil(t, &Stream{Name: "t/s", Target: s, Limits: quickly(), Lines: 2}, m, number(100))
+				wantGaps(t, m.ledger(), c.want...)
+				got := m.data()
+				slices.SortFunc(got, func(a, b string) int { return cmp.Or(len(a)-len(b), strings.Compare(a, b)) })
+				if !slices.Equal(got, numbers(30, 100)) {
+					t.Errorf("got %v", m.data())
 				}
 			})
 		})

@@ -1,6 +1,7 @@
 package framework
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -334,6 +335,7 @@ func (r *runner) parted(ctx context.Context, l *line) (over bool, err error) {
 	default:
 		err = r.decide(ctx, l)
 	}
+	from := r.resumeFrom()
 	for _, w := range r.waiting {
 		if w.old == l {
 			w.old, over = nil, true
@@ -348,6 +350,9 @@ func (r *runner) parted(ctx context.Context, l *line) (over bool, err error) {
 			w.deadline.Stop()
 			r.limit(ctx, w) // a replay may be under way
 		default:
+			if len(w.held.events) > 0 {
+				l.back = cmp.Or(l.back, from) // the site may send what lies in between
+			}
 			if err := r.decide(ctx, w); err != nil {
 				w.fail(err)
 			}
