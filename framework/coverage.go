@@ -216,6 +216,21 @@ func (r *runner) restarted(ctx context.Context, ev *Event) error {
 	return r.forget(ctx)
 }
 
+// beginning is the event with which ids began anew.
+type beginning struct {
+	at int64
+	id string
+}
+
+// beginnings are those that the ledger tells of.
+func (e *entries) beginnings() map[beginning]bool {
+	all := make(map[beginning]bool, len(e.epochs))
+	for _, x := range e.epochs {
+		all[beginning{x.At.UnixNano(), x.ID}] = true
+	}
+	return all
+}
+
 // held is the entry of an open connection.
 func (a *attempt) held() Held {
 	return Held{From: a.began.UTC(), Exit: a.id.lease.exit(), Identity: a.id.serial}

@@ -98,21 +98,59 @@ func (s *survivor) History(ctx context.Context, most int) ([]TailEvent, error) {
 	return s.ledger.History(ctx, most)
 }
 
-// stoppedLog is asked what was delivered before just when the stream is stopped.
-type stoppedLog struct{ *memoryLog }
+// deepLog tells what was delivered before, as far back as it is asked, and ends
+// the run when it is asked if it is to.
+type deepLog struct {
+	*memoryLog
+	stopped bool
+}
 
-func (s *stoppedLog) History(ctx context.Context, most int) ([]TailEvent, error) {
-	s.stop()
+func (d *deepLog) History(ctx context.Context, most int) ([]TailEvent, error) {
+	if d.stopped {
+		d.stop()
+	}
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	var tail []TailEvent
-	for _, ev := range s.events[max(0, len(s.events)-most):] {
+	for _, ev := range d.events[max(0, len(d.events)-most):] {
 		tail = append(tail, TailEvent{ID: string(ev.ID), Hash: HashEvent(ev.Type, ev.Data)})
 	}
 	return tail, nil
+}
+
+// The ids began anew before all that the journal's tail holds, and the site
+// replays from before that.
+func TestADeepReplayFromBeforeTheLastRunsEpoch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const around, first, second = 9000, 10_000, 15_000
+		s := &feedSite{every: time.Millisecond, start: time.Now(), last: second, fate: func(int) fate { return fate{} }}
+		s.id = func(n int) string { return strconv.Itoa(n % around) }
+		s.data = strconv.Itoa
+		s.first = func(from, _ int) int { return max(1, from-4000) }
+		m := &memoryLog{}
+		for i, until := range []int{first, first + 4500, second} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			m.until, m.stop = number(until), cancel
+			r, err := newRunner(ctx, &Stream{Name: "t/s", Target: s, Limits: quickly()}, &deepLog{memoryLog: m})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := r.run(ctx); err != nil {
+				t.Fatal(err)
+			}
+			r.now().Identities.Close()
+			if i == 1 {
+				s.first = func(int, int) int { return 6000 }
+			}
+		}
+		if got := m.data(); !slices.Equal(got, numbers(1, second)) {
+			t.Errorf("%d events, want %d once", len(got), second)
+		}
+		wantGaps(t, m.ledger(), "replayed seen_again restart", "replayed seen_again restart")
+	})
 }
 
 // A stop in the middle of a replay from below the window doubles nothing.
@@ -124,7 +162,7 @@ func TestAStopDuringADeepReplayDoublesNothing(t *testing.T) {
 		holdUntil(t, &Stream{Name: "t/s", Target: s, Limits: quickly()}, m, number(last))
 		ctx, cancel := context.WithCancel(t.Context())
 		m.stop = cancel
-		r, err := newRunner(ctx, &Stream{Name: "t/s", Target: s, Limits: quickly()}, &stoppedLog{m})
+		r, err := newRunner(ctx, &Stream{Name: "t/s", Target: s, Limits: quickly()}, &deepLog{m, true})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -207,6 +207,11 @@ func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 	if r.Backfill != nil {
 		r.missing.wake = make(chan struct{}, 1)
 	}
+	notes := readNotes(at.Notes)
+	anew := notes.beginnings()
+	if len(anew) > 0 { // they may lie before the tail
+		r.splice.Renewed()
+	}
 	var last *TailEvent
 	late := 0 // where the last of those that came late begin, if they are the last of all
 	for i := range at.Tail {
@@ -219,6 +224,9 @@ func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 			late = r.splice.End() + 1
 		}
 		last = e
+		if anew[beginning{e.Time.UnixNano(), e.ID}] {
+			r.splice.Renewed()
+		}
 		r.splice.Recall(e.ID, e.Hash)
 		r.lastEvent = e.Time
 		r.passed(e.Cursor)
@@ -232,7 +240,6 @@ func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 		r.lostAt = r.lastEvent
 		r.Log.Info("going on where the journal ends", "id", last.ID, "at", r.lastEvent.Format(time.RFC3339))
 	}
-	notes := readNotes(at.Notes)
 	r.recallCount(at.Tail, notes)
 	r.recallSparse(at.Tail, notes)
 	if err := r.recallLedger(ctx, notes); err != nil {

@@ -138,6 +138,10 @@ func (s *Splice) Empty() bool { return s.end == 0 }
 // their ids do not serve.
 func (s *Splice) Sequential() bool { return s.vague || 2*s.named < len(s.ring) }
 
+// Renewed says that the ids began anew in an earlier life, with the next event
+// recalled or before it.
+func (s *Splice) Renewed() { s.restart() }
+
 // fewIDs is how many events there must be for one that has the id of the one
 // before it, so that ids tell them apart: some sites send the last id once more
 // at the beginning of each connection, with something else.
