@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
+	"strings"
 
 	"github.com/holdline/scrape/internal/ndjson"
 	"github.com/holdline/scrape/internal/sse"
@@ -128,6 +128,15 @@ func (w Wire) of(essence string) Wire {
 	return w
 }
 
+// essenceOf is a content type without its parameters, whatever is wrong with
+// these, or the first of several that somebody on the way has joined.
+func essenceOf(value string) string {
+	if i := strings.IndexAny(value, ";,"); i >= 0 {
+		value = value[:i]
+	}
+	return strings.ToLower(strings.TrimSpace(value))
+}
+
 // accept is what a request asks for.
 func (w Wire) accept() string {
 	if w == WireNDJSON {
@@ -162,7 +171,7 @@ func OpenSSE(ctx context.Context, s *Session, req *http.Request, from Cursor, o 
 	if err != nil {
 		return nil, err
 	}
-	essence, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	essence := essenceOf(resp.Header.Get("Content-Type"))
 	wire := o.Wire.of(essence)
 	own := o.Answers[resp.StatusCode]
 	switch {

@@ -166,6 +166,9 @@ func TestTheWireIsKnownByItsContentType(t *testing.T) {
 	}{
 		{"text/event-stream; charset=utf-8", "", WireSSE},
 		{"Text/Event-Stream", WireAuto, WireSSE},
+		{"text/event-stream; charset=utf-8; charset=UTF-8", "", WireSSE},
+		{"text/event-stream, text/event-stream", "", WireSSE},
+		{"text/html; charset=utf-8; charset=UTF-8", WireSSE, ""},
 		{"application/x-ndjson", WireAuto, WireNDJSON},
 		{"application/jsonl", "", WireNDJSON},
 		{"application/json", WireAuto, ""},
