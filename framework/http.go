@@ -44,7 +44,10 @@ func (e *HTTPError) Error() string {
 	return text
 }
 
-const errorBody = 4 << 10
+const (
+	errorBody = 4 << 10
+	maxOdd    = 128 // of a cursor that is shown
+)
 
 // NewHTTPError reads the beginning of the answer, closes its body and returns
 // the error that the engine judges by: for plugins that send requests of
@@ -166,7 +169,9 @@ func OpenSSE(ctx context.Context, s *Session, req *http.Request, from Cursor, o 
 		req.Header.Set("Accept", o.Wire.accept())
 	}
 	req.Header.Set("Cache-Control", "no-store")
-	resume.send(req, from)
+	if !resume.send(req, from) {
+		s.oddity("cursor that cannot be sent", string(from[:min(len(from), maxOdd)]), false)
+	}
 	resp, err := s.Client.Do(req)
 	if err != nil {
 		return nil, err

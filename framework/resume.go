@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
+	"golang.org/x/net/http/httpguts"
 )
 
 // ResumeBy says what of an event the cursor is, and how it is sent when the
@@ -78,10 +79,14 @@ func (r ResumeBy) parse() (resume, error) {
 	return out, nil
 }
 
-// send puts the cursor into the request.
-func (r resume) send(req *http.Request, from Cursor) {
+// send puts the cursor into the request. It is false for one that a header
+// cannot hold, since it has control characters (RFC 9110, section 5.5): asked
+// for nothing the site answers, and asked for that never.
+func (r resume) send(req *http.Request, from Cursor) (sent bool) {
 	switch {
 	case from == "" || r.never:
+	case !r.query && !httpguts.ValidHeaderFieldValue(string(from)):
+		return false
 	case r.query:
 		u := *req.URL
 		q := u.Query()
@@ -91,6 +96,7 @@ func (r resume) send(req *http.Request, from Cursor) {
 	default:
 		req.Header.Set(r.name, string(from))
 	}
+	return true
 }
 
 // find returns what stands at the path in JSON data: the content of a string,

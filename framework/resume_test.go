@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestCursors has a site that replays from a cursor in its own manner and ends
@@ -126,6 +127,45 @@ func TestASiteThatCannotResumeIsNotAskedTo(t *testing.T) {
 		if ev.Cursor != "" || len(ev.ID) == 0 {
 			t.Errorf("event %s has the cursor %q and the id %q", ev.Data, ev.Cursor, ev.ID)
 		}
+	}
+}
+
+// The standard lets an id hold what no header can: the stream goes on all the
+// same, and says that events may be missing.
+func TestACursorThatNoHeaderHolds(t *testing.T) {
+	for name, resume := range map[string]ResumeBy{
+		"header": {}, "data in a header": {From: "json:at"}, "query": {As: "query", Name: "after"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var asked []string
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				asked = append(asked, r.Header.Get("Last-Event-ID")+r.URL.Query().Get("after"))
+				id := []string{"a", "b\x01", "c", "d"}[len(asked)-1]
+				at, err := json.Marshal(id)
+				if err != nil {
+					t.Error(err)
+				}
+				eventStream(w, fmt.Sprintf("id: %s\ndata: {\"at\": %s}\n\n", id, at))
+				if len(asked) == 4 {
+					fmt.Fprint(w, "data: [DONE]\n\n")
+				}
+			}))
+			defer s.Close()
+			m := &memoryLog{}
+			stream := &Stream{
+				Name: "t/s", Target: &SSE{Request: Request{URL: s.URL}, Options: SSEOptions{Done: "[DONE]", Resume: resume}},
+				Identities: anonymous(t, s), Limits: quickly(), MinWait: time.Millisecond,
+			}
+			account := holdUntil(t, stream, m, func(*Event) bool { return false })
+			want, odd := []string{"", "a", "", "c"}, uint64(1)
+			if resume.As == "query" {
+				want[2], odd = "b\x01", 0
+			}
+			if !slices.Equal(asked, want) || account.Events != 4 || account.OdditiesByKind["cursor that cannot be sent"] != odd {
+				t.Errorf("resumed from %q, %d events, oddities %v", asked, account.Events, account.OdditiesByKind)
+			}
+			wantGaps(t, m.ledger(), "possible eof", "possible eof", "possible eof")
+		})
 	}
 }
 
