@@ -229,8 +229,8 @@ func (r *runner) fillBatch(ctx context.Context, h *hole, events []Event) (accoun
 			}
 			// The stream goes on from where it was, not from here.
 			ev.Cursor, ev.Time, ev.Filled = r.cursor, time.Now(), true
-			if err := r.log.Append(ctx, ev); err != nil {
-				return accounted, &journalError{err}
+			if err := r.append(ctx, ev); err != nil {
+				return accounted, err
 			}
 			appended++
 			enough = r.share.done()

@@ -209,8 +209,10 @@ func (r *runner) noteOpen(ctx context.Context, a *attempt) error {
 // restarted writes a new beginning of the ids into the ledger, and gives up the
 // numbers that were missing before it.
 func (r *runner) restarted(ctx context.Context, ev *Event) error {
-	r.Log.Warn("the site has begun its ids anew", "id", string(ev.ID))
-	if err := r.note(ctx, NoteEpoch, Epoch{At: ev.Time.UTC(), ID: string(ev.ID)}); err != nil {
+	const shown = 1 << 10 // a note has its limit
+	id := string(ev.ID[:min(len(ev.ID), shown)])
+	r.Log.Warn("the site has begun its ids anew", "id", id)
+	if err := r.note(ctx, NoteEpoch, Epoch{At: ev.Time.UTC(), ID: id}); err != nil {
 		return err
 	}
 	return r.forget(ctx)

@@ -3,6 +3,9 @@ package framework
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -90,4 +93,58 @@ func TestTheCursorNeverPassesAnEventThatWasNotTaken(t *testing.T) {
 			})
 		})
 	}
+}
+
+type longError struct{}
+
+func (longError) Error() string { return "too long" }
+func (longError) TooLong() bool { return true }
+
+// What the journal refuses for its length ends nothing.
+func TestWhatIsTooLongForTheJournalEndsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &site{every: time.Second, start: time.Now()}
+		long := Cursor(strings.Repeat("x", MaxCursor+1))
+		target := TargetFunc(func(ctx context.Context, sess *Session, from Cursor) (Connection, error) {
+			c, err := s.Open(ctx, sess, from)
+			return connOf{c, func(ev *Event) {
+				if string(ev.Data) == "3" {
+					ev.Cursor = long
+				}
+			}}, err
+		})
+		m := &memoryLog{}
+		var third Cursor
+		m.fail = func(ev *Event) error {
+			switch {
+			case string(ev.Data) == "3":
+				third = ev.Cursor
+			case string(ev.Data) == "5":
+				return fmt.Errorf("journal: %w", longError{})
+			}
+			return nil
+		}
+		account := holdUntil(t, &Stream{Name: "t/s", Target: target, Limits: quickly()}, m, number(8))
+		if got := m.data(); !slices.Equal(got, []string{"1", "2", "3", "4", "6", "7", "8"}) {
+			t.Errorf("got %v", got)
+		}
+		if third != "2" || m.cursor != "8" {
+			t.Errorf("the cursor of the third event is %q, the last one %q", third, m.cursor)
+		}
+		if account.DeadLetters != 1 || account.OdditiesByKind["cursor too long"] != 1 || account.OdditiesByKind["event too long for the journal"] != 1 {
+			t.Errorf("%d dead letters, oddities %v", account.DeadLetters, account.OdditiesByKind)
+		}
+	})
+}
+
+// connOf changes the events of a connection.
+type connOf struct {
+	Connection
+	change func(*Event)
+}
+
+func (c connOf) Next(ev *Event) error {
+	err := c.Connection.Next(ev)
+	c.change(ev)
+	return err
 }

@@ -46,6 +46,10 @@ type JournalReader interface {
 	Forget(sink string)
 }
 
+// MaxCursor is the longest cursor, in bytes: an event with a longer one leaves
+// the cursor of its stream as it was.
+const MaxCursor = 64 << 10
+
 // StreamLog is the end of the journal that one stream writes to.
 type StreamLog interface {
 	// Resume returns the committed cursor and what is needed to splice a new
@@ -59,7 +63,9 @@ type StreamLog interface {
 	// Append takes a copy of the event into the chunk being gathered, and of
 	// its cursor. It blocks only while the chunk being gathered is full and
 	// the one before is still being committed. It returns before the event is
-	// durable; an error is final and concerns the whole partition.
+	// durable; an error is final and concerns the whole partition, unless it has
+	// a method TooLong() bool that returns true: then only this event was
+	// refused. A cursor has at most MaxCursor bytes.
 	Append(ctx context.Context, ev *Event) error
 	// Move moves the cursor without an event, with the next chunk.
 	Move(ctx context.Context, c Cursor) error

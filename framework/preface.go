@@ -150,8 +150,8 @@ func (r *runner) aside(ctx context.Context, l *line, ev *Event) error {
 		return errEnough
 	}
 	ev.Cursor = r.cursor
-	if err := r.log.Append(ctx, ev); err != nil {
-		return &journalError{err}
+	if err := r.append(ctx, ev); err != nil {
+		return err
 	}
 	r.stats.asides.Add(1)
 	if r.share.done() {

@@ -365,8 +365,8 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event, content uint64)
 			return err
 		}
 	}
-	if err := r.log.Append(ctx, ev); err != nil {
-		return &journalError{err}
+	if err := r.append(ctx, ev); err != nil {
+		return err
 	}
 	r.cursor, r.lastEvent, r.head = ev.Cursor, ev.Time, l.seam.Number
 	r.passed(ev.Cursor)
@@ -388,6 +388,29 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event, content uint64)
 		return r.delivered(ctx)
 	}
 	return nil
+}
+
+// append puts an event into the log. One that is too long for that is a dead
+// letter of which nothing could be kept, and a cursor that is leaves the cursor
+// as it was: a site must not be able to end the worker.
+func (r *runner) append(ctx context.Context, ev *Event) error {
+	const shown = 128
+	if n := len(ev.Cursor); n > MaxCursor {
+		r.odd("cursor too long", string(ev.Cursor[:shown]), false)
+		ev.Cursor = r.cursor
+	}
+	err := r.log.Append(ctx, ev)
+	if err == nil {
+		return nil
+	}
+	if long, ok := errors.AsType[interface {
+		error
+		TooLong() bool
+	}](err); ok && long.TooLong() {
+		r.odd("event too long for the journal", string(ev.Data[:min(len(ev.Data), shown)]), true)
+		return nil
+	}
+	return &journalError{err}
 }
 
 // meet writes into the ledger what lies between the event and those before it.

@@ -14,7 +14,7 @@ const (
 	// MaxEvent is the largest event (id, type, cursor and data together).
 	MaxEvent = 128 << 20
 	// MaxText is the longest stream name, cursor or body of a note.
-	MaxText = 64 << 10
+	MaxText = framework.MaxCursor
 	// KeptNotes is how many entries of a stream's ledger are kept at most, once
 	// they are shortened with framework.CompactNotes; up to as many more are
 	// gathered before that. Where a partition has many streams, they share
@@ -32,6 +32,9 @@ type SizeError struct {
 	Stream, What string
 	Size, Limit  int
 }
+
+// TooLong tells the engine that the journal itself is well.
+func (e *SizeError) TooLong() bool { return true }
 
 func (e *SizeError) Error() string {
 	return fmt.Sprintf("journal: %s: %s of %d bytes is longer than the limit of %d", e.Stream, e.What, e.Size, e.Limit)
