@@ -22,7 +22,7 @@ func servePrices(w http.ResponseWriter, r *http.Request) {
 	}
 	defer c.Close()
 	began, first := time.Now(), last
-	b := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+	b := []byte(chunkedHead)
 	for last < n {
 		upTo := n
 		if rate > 0 {

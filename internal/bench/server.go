@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -16,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
@@ -70,14 +72,33 @@ func serveApart() (*servers, error) {
 func serve() error {
 	corpus, _ := prices(corpusSize)
 	mux := http.NewServeMux()
-	mux.HandleFunc("/corpus", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("/whole", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
-		for rest := corpus; len(rest) > 0; {
-			n := min(len(rest), 64<<10)
-			if _, err := w.Write(rest[:n]); err != nil {
+		_ = writeBlocks(w, corpus) // or the reader has enough
+	})
+	chunked := chunked(corpus)
+	mux.HandleFunc("/chunked", func(w http.ResponseWriter, r *http.Request) {
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, chunkedHead); err == nil {
+			_ = writeBlocks(c, chunked)
+		}
+	})
+	mux.HandleFunc("/flushed", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		flusher := http.NewResponseController(w)
+		for event := range bytes.SplitAfterSeq(corpus, []byte("\n\n")) {
+			_, err := w.Write(event)
+			if err == nil {
+				err = flusher.Flush()
+			}
+			if err != nil {
 				return
 			}
-			rest = rest[n:]
 		}
 	})
 	mux.HandleFunc("/idle", func(w http.ResponseWriter, r *http.Request) {
@@ -113,6 +134,30 @@ func serve() error {
 	fmt.Println(strings.Join(append(addresses, dir+"/roots.pem"), " "))
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
+}
+
+// chunkedHead begins an answer in the chunked coding, written by hand.
+const chunkedHead = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+
+// chunked is the corpus with each event as an HTTP chunk of its own.
+func chunked(corpus []byte) []byte {
+	var b bytes.Buffer
+	for event := range bytes.SplitAfterSeq(corpus, []byte("\n\n")) {
+		if len(event) > 0 {
+			fmt.Fprintf(&b, "%x\r\n%s\r\n", len(event), event)
+		}
+	}
+	b.WriteString("0\r\n\r\n")
+	return b.Bytes()
+}
+
+func writeBlocks(w io.Writer, b []byte) error {
+	for block := range slices.Chunk(b, 64<<10) {
+		if _, err := w.Write(block); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // certificate makes one for loopback and writes it to the file.
