@@ -229,7 +229,7 @@ func (r *runner) fillBatch(ctx context.Context, h *hole, events []Event) (accoun
 			}
 			// The stream goes on from where it was, not from here.
 			ev.Cursor, ev.Time, ev.Filled = r.cursor, time.Now(), true
-			if err := r.append(ctx, ev); err != nil {
+			if err := r.put(ctx, ev); err != nil {
 				return accounted, err
 			}
 			appended++

@@ -150,7 +150,7 @@ func (r *runner) aside(ctx context.Context, l *line, ev *Event) error {
 		return errEnough
 	}
 	ev.Cursor = r.cursor
-	if err := r.append(ctx, ev); err != nil {
+	if err := r.put(ctx, ev); err != nil {
 		return err
 	}
 	r.stats.asides.Add(1)

@@ -165,6 +165,7 @@ type runner struct {
 	connected []*line // those with a connection
 	waiting   []*line // those whose place has to be found; replaced, never changed
 	joining   bool    // a line is delivering what it held
+	steady    bool    // the line that is being read was calm, and nothing else has come since: see offer
 	head      uint32  // the number of the connection that brought the last event
 	past      history
 	lastEvent time.Time
@@ -310,6 +311,10 @@ func (r *runner) offer(ctx context.Context, l *line, ev *Event) error {
 		return nil // the other line passes its number
 	}
 	content := r.content(ev)
+	if r.steady && r.splice.Next(&l.seam, ev.ID, content) {
+		return r.append(ctx, l, ev)
+	}
+	r.steady = false
 	if !l.waiting && r.stray(l, ev, content) {
 		r.await(ctx, l)
 	}
@@ -317,6 +322,13 @@ func (r *runner) offer(ctx context.Context, l *line, ev *Event) error {
 		return r.wait(ctx, l, ev, content)
 	}
 	return r.accept(ctx, l, ev, content)
+}
+
+// calm tells whether there is nothing to do about a new event of the line that
+// follows those before it but to append it: what [runner.accept] looks after
+// does not concern it.
+func (r *runner) calm(l *line) bool {
+	return len(r.waiting) == 0 && l.news.Load() && r.missing.none() && r.share == nil && r.Sequence == nil
 }
 
 // content is HashEvent of the event: its type is most often that of the last.
@@ -365,14 +377,9 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event, content uint64)
 			return err
 		}
 	}
-	if err := r.append(ctx, ev); err != nil {
+	if err := r.append(ctx, l, ev); err != nil {
 		return err
 	}
-	r.cursor, r.lastEvent, r.head = ev.Cursor, ev.Time, l.seam.Number
-	r.passed(ev.Cursor)
-	r.past.age()
-	l.joined = true
-	r.stats.event(ev)
 	if late != nil && slices.Contains(r.missing.holes, late) {
 		r.missing.came(late, n)
 		if len(late.left) == 0 {
@@ -390,10 +397,23 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event, content uint64)
 	return nil
 }
 
-// append puts an event into the log. One that is too long for that is a dead
+// append has an event of the line journaled.
+func (r *runner) append(ctx context.Context, l *line, ev *Event) error {
+	if err := r.put(ctx, ev); err != nil {
+		return err
+	}
+	r.cursor, r.lastEvent, r.head = ev.Cursor, ev.Time, l.seam.Number
+	r.passed(ev.Cursor)
+	r.past.age()
+	l.joined = true
+	r.stats.event(ev)
+	return nil
+}
+
+// put puts an event into the log. One that is too long for that is a dead
 // letter of which nothing could be kept, and a cursor that is leaves the cursor
 // as it was: a site must not be able to end the worker.
-func (r *runner) append(ctx context.Context, ev *Event) error {
+func (r *runner) put(ctx context.Context, ev *Event) error {
 	const shown = 128
 	if n := len(ev.Cursor); n > MaxCursor {
 		r.odd("cursor too long", string(ev.Cursor[:shown]), false)

@@ -150,16 +150,20 @@ func TestIDsBeginAnew(t *testing.T) {
 	if v := offer(s, c, 1, 101); !v.Restarted || v.Join != Possible {
 		t.Fatalf("id 1 with other content: %v", v)
 	}
-	for n := uint64(2); n <= 30; n++ {
-		if v := offer(s, c, n, 100+n); v.Duplicate || v.Restarted {
-			t.Fatalf("id %d of the new epoch: %v", n, v)
+	fresh := func(from, to uint64) {
+		for n := from; n <= to; n++ {
+			if v := offer(s, c, n, 100+n); v.Duplicate || v.Restarted {
+				t.Fatalf("id %d of the new epoch: %v", n, v)
+			}
 		}
 	}
+	fresh(2, 18) // less than the old one has
 	for n := uint64(18); n <= 20; n++ {
 		if v := offer(s, b, n, n); !v.Duplicate {
 			t.Errorf("id %d of the old epoch, from a line behind: %v", n, v)
 		}
 	}
+	fresh(19, 30)
 	for n := uint64(1); n <= 30; n++ {
 		if v := offer(s, b, n, 100+n); !v.Duplicate {
 			t.Errorf("id %d of the new epoch, from a line behind: %v", n, v)

@@ -35,6 +35,7 @@ type Splice struct {
 	ring     []entry   // the event at position p is ring[p%Window]
 	order    order     // of the stream, where that is not the one of the positions
 	chains   []int     // by key: see link
+	linked   int       // the position before which all events are in their chains
 	end      int       // the position of the next event: how many there were
 	recalled int       // how many of them were delivered in an earlier life
 	twins    int       // how many of those had the id of the one before
@@ -46,6 +47,8 @@ type Splice struct {
 	astray   int       // the position after the last event of a line that had not reached it
 	seam     int       // the position of the last event before which something may be missing
 	floor    uint64    // the largest number of this epoch that may have been forgotten
+	top      uint64    // the largest number of this epoch
+	mixed    int       // what astray was before it was found that all are of one epoch
 	lost     forgotten // the ids that were, where they are no numbers
 
 	last    uint64 // the largest number delivered, if the ids are decimal numbers
@@ -268,19 +271,41 @@ func (s *Splice) Offer(l *Line, id []byte, content uint64) Verdict {
 		}
 	}
 	v.Doubtful = l.doubt > 0
-	e := entry{token: token, key: n.key(l.epoch), line: l.Number, doubtful: v.Doubtful}
 	l.doubt = max(l.doubt-1, 0)
+	s.deliver(l, n, token, v.Doubtful)
+	return v
+}
+
+// Next is Offer for an event that follows by its number: one that the line has
+// not begun with, and of which the verdict is that it is new and Within. Of any
+// other it reports false, and Offer says what it is.
+func (s *Splice) Next(l *Line, id []byte, content uint64) bool {
+	if !l.joined || l.doubt > 0 || s.Sequential() {
+		return false
+	}
+	n := s.name(id)
+	if !n.numeric || n.number <= s.top || l.epoch != s.epoch || s.mixed > s.base() {
+		return false // it may have been delivered
+	}
+	l.id = n.hash
+	s.deliver(l, n, n.token(content), false)
+	return true
+}
+
+// deliver remembers an event of the line as delivered.
+func (s *Splice) deliver(l *Line, n name, token uint64, doubtful bool) {
+	e := entry{token: token, key: n.key(l.epoch), line: l.Number, doubtful: doubtful}
 	if l.epoch == s.epoch {
 		s.number(n, l.Number)
 		e.number = n.number
 	} else {
 		s.astray = s.end + 1
+		s.mixed = s.end + 1
 	}
 	if s.Sequential() || !l.placed && n.hash != 0 || l.placed && l.at == s.end {
 		l.at, l.placed = s.end+1, true // where its first events have no id, the first id tells
 	}
 	s.remember(e)
-	return v
 }
 
 // begin takes up a connection with its first event.
@@ -416,7 +441,7 @@ func (s *Splice) unite(l *Line, n name, token uint64) (p int, ok bool) {
 // have reached it.
 func (s *Splice) restart() {
 	s.epoch++
-	s.since, s.one = s.end, s.epoch
+	s.since, s.one, s.top = s.end, s.epoch, 0
 	s.numeric, s.runs, s.sparse, s.floor, s.last = false, 0, false, 0, 0
 	for i := range s.ring {
 		s.ring[i].number = 0
@@ -466,6 +491,7 @@ func (s *Splice) number(n name, conn uint32) {
 	if !s.numeric || n.number > s.last {
 		s.last = n.number
 	}
+	s.top = max(s.top, n.number)
 	s.numeric, s.conn = true, conn
 }
 
@@ -492,32 +518,32 @@ func (s *Splice) remember(e entry) {
 	}
 	*s.entry(s.end) = e
 	s.end++
-	if e.key == 0 {
-		return
-	}
-	if s.named++; s.named <= len(s.chains) {
-		s.link(s.end - 1)
-		return
-	}
-	s.chains = make([]int, max(2*len(s.chains), 8))
-	for p := s.base(); p < s.end; p++ {
-		if s.entry(p).key != 0 {
-			s.link(p)
-		}
+	if e.key != 0 {
+		s.named++
 	}
 }
 
-// link puts the event at position p at the beginning of the chain of its key.
-// A chain is known by the position after its first event and leads from each
-// one to an older one. Nothing is ever taken out of it: where an event has been
+// link puts the events into their chains that are not in them yet. A chain is
+// known by the position after its first event and leads from each one to an
+// older one. Nothing is ever taken out of it: where an event has been
 // forgotten, the chain is over.
-func (s *Splice) link(p int) {
-	e := s.entry(p)
-	first := s.chain(e.key)
-	if e.back = 0; *first > s.base() {
-		e.back = uint16(p + 1 - *first)
+func (s *Splice) link() {
+	if s.named > len(s.chains) {
+		s.chains = make([]int, 1<<bits.Len(uint(s.named-1)|7))
+		s.linked = 0
 	}
-	*first = p + 1
+	for p := max(s.linked, s.base()); p < s.end; p++ {
+		e := s.entry(p)
+		if e.key == 0 {
+			continue
+		}
+		first := s.chain(e.key)
+		if e.back = 0; *first > s.base() {
+			e.back = uint16(p + 1 - *first)
+		}
+		*first = p + 1
+	}
+	s.linked = s.end
 }
 
 func (s *Splice) chain(key uint64) *int {
@@ -527,7 +553,7 @@ func (s *Splice) chain(key uint64) *int {
 // lookup returns the position of the last event with the key and the token, or
 // else of the last one with the key.
 func (s *Splice) lookup(key, token uint64) (p int, ok bool) {
-	if len(s.chains) == 0 || key == 0 {
+	if s.link(); len(s.chains) == 0 || key == 0 {
 		return 0, false
 	}
 	for at := *s.chain(key) - 1; at >= s.base(); {

@@ -122,12 +122,12 @@ func TestWindowIsBounded(t *testing.T) {
 	for n := range 3 * Window {
 		s.Offer(l, []byte(strconv.Itoa(n)), uint64(n))
 	}
-	if len(s.chains) != Window || len(s.ring) != Window {
-		t.Errorf("%d chains and a ring of %d, want %d", len(s.chains), len(s.ring), Window)
-	}
 	next := &Line{Number: 2}
 	if v := s.Offer(next, []byte(strconv.Itoa(2*Window)), 2*Window); !v.Duplicate {
 		t.Errorf("oldest remembered event: %v, want a duplicate", v)
+	}
+	if len(s.chains) != Window || len(s.ring) != Window {
+		t.Errorf("%d chains and a ring of %d, want %d", len(s.chains), len(s.ring), Window)
 	}
 }
 
@@ -338,4 +338,95 @@ func TestEqualEventsBeforeANewBeginningAreNotTakenForItsOwn(t *testing.T) {
 			t.Fatalf("event %d after it: %v", n, v)
 		}
 	}
+}
+
+// TestNextIsOffer has lines bring random feeds: what Next takes, Offer takes for
+// new, and after it Offer says what it would have said without Next.
+func TestNextIsOffer(t *testing.T) {
+	taken := 0
+	for seed := range uint64(320) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		feed := randomFeed(rng, 300, 60, rng.IntN(6))
+		if seed >= 300 { // what was before a new beginning is forgotten
+			feed = randomFeed(rng, 4*Window, 8000, 1+rng.IntN(2))
+		}
+		all, some := New(), New()
+		type pair struct{ all, some Line }
+		var lines [3]pair
+		var at, paused [len(lines)]int
+		number := uint32(0)
+		for step := 0; step < 4*len(feed) && min(at[0], at[1], at[2]) < len(feed); step++ {
+			i := rng.IntN(len(lines))
+			l := &lines[i]
+			if step < len(lines) {
+				i, l = step, &lines[step]
+			}
+			if paused[i]--; paused[i] > 0 {
+				continue
+			}
+			if rng.IntN(len(feed)) == 0 {
+				paused[i] = len(feed) / 2 // it lags behind
+			}
+			if l.all.Number == 0 || rng.IntN(60) == 0 { // it connects again, and is sent some again
+				number++
+				*l = pair{Line{Number: number}, Line{Number: number}}
+				at[i] = max(at[i]-rng.IntN(40), 0)
+				if rng.IntN(4) == 0 {
+					all.Doubt(&l.all, 3)
+					some.Doubt(&l.some, 3)
+				}
+			}
+			for range rng.IntN(8) {
+				if at[i] == len(feed) {
+					break
+				}
+				ev := feed[at[i]]
+				if at[i]++; seed%3 == 0 && rng.IntN(len(feed)) == 0 {
+					ev.content++ // it says something else than to the others
+				}
+				want := all.Offer(&l.all, ev.id, ev.content)
+				got := Verdict{Position: -1}
+				if some.Next(&l.some, ev.id, ev.content) {
+					taken++
+				} else {
+					got = some.Offer(&l.some, ev.id, ev.content)
+				}
+				if got != want {
+					t.Fatalf("seed %d: line %d, id %s, content %d: %+v with Next, %+v without", seed, number, ev.id, ev.content, got, want)
+				}
+			}
+		}
+	}
+	if taken < 190_000 {
+		t.Errorf("Next took %d events: the feeds show nothing", taken)
+	}
+}
+
+type fed struct {
+	id      []byte
+	content uint64
+}
+
+// randomFeed counts, mostly: it begins anew, skips numbers, says one twice, and
+// brings what is no number, so many kinds of this, each once in so many events.
+func randomFeed(rng *rand.Rand, events, seldom, kinds int) (feed []fed) {
+	n := rng.IntN(3)
+	for range events {
+		n++
+		switch kind := rng.IntN(seldom); {
+		case kind >= kinds:
+		case kind == 0:
+			n = rng.IntN(n) // anew
+		case kind == 1:
+			n += rng.IntN(5)
+		case kind == 2:
+			n-- // with other content
+		case kind == 3:
+			feed = append(feed, fed{[]byte("x"), rng.Uint64()})
+		case kind == 4:
+			feed = append(feed, fed{nil, rng.Uint64()})
+		}
+		feed = append(feed, fed{strconv.AppendInt(nil, int64(n), 10), rng.Uint64()})
+	}
+	return feed
 }
