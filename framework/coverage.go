@@ -84,7 +84,8 @@ type Gap struct {
 	// Doubled counts the events after it that may have been delivered before,
 	// since nothing tells them apart from those that were.
 	Doubled uint64 `json:"doubled,omitempty"`
-	// Cause is why the connection before it ended.
+	// Cause is why the connection before it ended, or CauseCursor where it is
+	// open because the site did not go on from the cursor.
 	Cause Cause `json:"cause,omitempty"`
 }
 
@@ -174,6 +175,9 @@ func (r *runner) seam(ctx context.Context, l *line, v splice.Verdict, ev *Event,
 		return nil // a further line has come: nothing had stopped
 	case v.Join == splice.Missing:
 		g.Cause = CauseSkipped // by all the lines
+	}
+	if l.anew && !within && v.Join != splice.Proven {
+		g.Cause = CauseCursor
 	}
 	switch v.Join {
 	case splice.Missing:

@@ -179,7 +179,9 @@ func (r *runner) handover(ctx, stream context.Context, cancel context.CancelFunc
 	opening, abort := context.WithCancel(stream)
 	kept := context.AfterFunc(ctx, abort)
 	if err = r.queue(opening, succ, b); err == nil {
-		err = r.open(opening, succ, b, 0)
+		if err = r.open(opening, succ, b, 0); err != nil {
+			err = r.succeedAnew(opening, succ, b, err)
+		}
 	}
 	if !kept() && err == nil {
 		b.conn.Close()

@@ -44,10 +44,7 @@ func (e *HTTPError) Error() string {
 	return text
 }
 
-const (
-	errorBody = 4 << 10
-	maxOdd    = 128 // of a cursor that is shown
-)
+const errorBody = 4 << 10
 
 // NewHTTPError reads the beginning of the answer, closes its body and returns
 // the error that the engine judges by: for plugins that send requests of
@@ -158,6 +155,7 @@ func OpenSSE(ctx context.Context, s *Session, req *http.Request, from Cursor, o 
 	if err != nil {
 		return nil, err
 	}
+	s.unasked = true // what the preface comes to is not about the cursor
 	c := &httpConnection{options: o, resume: resume, session: s, cursor: from}
 	if o.Preface != nil {
 		if c.preface, err = o.Preface.fetch(ctx, s, req, o); err != nil {
@@ -169,9 +167,11 @@ func OpenSSE(ctx context.Context, s *Session, req *http.Request, from Cursor, o 
 		req.Header.Set("Accept", o.Wire.accept())
 	}
 	req.Header.Set("Cache-Control", "no-store")
-	if !resume.send(req, from) {
-		s.oddity("cursor that cannot be sent", string(from[:min(len(from), maxOdd)]), false)
+	sent := resume.send(req, from)
+	if !sent {
+		s.oddity("cursor that cannot be sent", excerpt(from), false)
 	}
+	s.unasked = !sent || resume.never
 	resp, err := s.Client.Do(req)
 	if err != nil {
 		return nil, err

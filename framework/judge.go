@@ -146,6 +146,8 @@ func judgeAnswer(o *Outcome, v Verdict) Verdict {
 		v.Cause = CauseRateLimited
 	case o.Status >= 500:
 		v.Cause = CauseServerError
+	case o.Status == http.StatusGone && o.Refused > 0, doubtful(o.Status) && o.Refused >= maxRefusals:
+		v.Cause, v.Remedy = CauseCursor, Forget
 	case o.Status == http.StatusOK:
 		// A page in the stream's place is most often a login page.
 		v.Cause, v.Remedy = CauseBadAnswer, Reauthenticate
@@ -153,7 +155,13 @@ func judgeAnswer(o *Outcome, v Verdict) Verdict {
 		v.Cause = CauseBadAnswer
 	}
 	if e := (*HTTPError)(nil); errors.As(o.Err, &e) && e.Verdict.Remedy != Auto {
-		v.Remedy, v.Wait = e.Verdict.Remedy, max(v.Wait, e.Verdict.Wait)
+		v.Wait = max(v.Wait, e.Verdict.Wait)
+		switch {
+		case e.Verdict.Remedy != Forget:
+			v.Remedy = e.Verdict.Remedy
+		case o.Refused > 0:
+			v.Cause, v.Remedy = CauseCursor, Forget
+		}
 	}
 	return v
 }

@@ -1,7 +1,6 @@
 package framework
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +36,10 @@ type line struct {
 	// back is where its next connection begins in place of the cursor, since a
 	// line that was ahead of it has joined; empty when none has.
 	back Cursor
+	// refusal is what is known of a cursor that the site refuses, and anew that
+	// the connection was opened without it.
+	refusal refusal
+	anew    bool
 
 	// Guarded by runner.mu.
 	exit     string // of its connection
@@ -144,19 +147,21 @@ func (l *line) silent(k watch.Kind, waited time.Duration) {
 
 // attempt is one connection of a line, from choosing its identity to its end.
 type attempt struct {
-	def    *definition
-	id     *identity  // nil while none could be made
-	conn   Connection // nil while it is not open
-	watch  *watch.Watch
-	began  time.Time
-	from   Cursor
-	burst  []slot // what was read; the first one …
-	read   bool   // … has not been taken yet
-	told   uint64 // of events, how many the watch knows of
-	events uint64 // of the kept types
-	missed bool   // an event was read that was not taken: the connection's cursor is ahead
-	awake  bool   // it has brought something new
-	places []func()
+	def   *definition
+	id    *identity  // nil while none could be made
+	conn  Connection // nil while it is not open
+	watch *watch.Watch
+	began time.Time
+	from  Cursor
+	// carried: the site was asked to go on from there.
+	carried bool
+	burst   []slot // what was read; the first one …
+	read    bool   // … has not been taken yet
+	told    uint64 // of events, how many the watch knows of
+	events  uint64 // of the kept types
+	missed  bool   // an event was read that was not taken: the connection's cursor is ahead
+	awake   bool   // it has brought something new
+	places  []func()
 }
 
 // free gives back the places that the attempt holds among the open streams of
@@ -277,6 +282,8 @@ func (r *runner) settle(ctx context.Context, cancel context.CancelFunc, l *line,
 		return 0, true
 	case Reauthenticate, Rotate:
 		s.fix, s.outcome = verdict.Remedy, outcome
+	case Forget:
+		r.letGo(l, a, outcome)
 	}
 	r.stats.reconnect(verdict.Cause)
 	if verdict.Remedy == Reauthenticate {
@@ -373,8 +380,8 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 		a.id = latest
 	}
 	r.mu.Lock()
-	a.from = cmp.Or(l.back, r.resumeFrom())
-	l.opened, l.resumes = r.splice.End(), a.from != ""
+	a.from = r.begins(l)
+	l.opened, l.resumes, l.anew = r.splice.End(), a.from != "", false
 	l.exit = a.id.lease.exit()
 	successor := l.old != nil
 	if !successor && !r.abreast(l) {
@@ -388,7 +395,7 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 	if !successor {
 		r.stats.set("connecting", a.id.lease.exit())
 	}
-	conn, err := a.def.Target.Open(ctx, &Session{
+	session := &Session{
 		Client:  a.id.clientFor(a.def.Page),
 		Stream:  r.Name,
 		Exit:    a.id.lease.exit(),
@@ -398,17 +405,20 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 		budget:  a.def.Budget,
 		odd:     r.odd,
 		moved:   func(c Cursor) { r.moved(l, c) },
-	}, a.from)
+	}
+	conn, err := a.def.Target.Open(ctx, session, a.from)
+	a.carried = a.from != "" && !session.unasked
 	if err != nil {
 		if u := (*url.Error)(nil); errors.As(err, &u) {
 			err = u.Err // the URL may hold a secret
 		}
 		return err
 	}
+	if err := r.answered(l); err != nil {
+		conn.Close()
+		return err
+	}
 	a.conn, a.began = conn, time.Now()
-	r.mu.Lock()
-	l.back = ""
-	r.mu.Unlock()
 	l.mu.Lock()
 	l.conn = conn
 	late := l.silence != 0 || l.closed() || l.planned != "" // before there was a conn to close
@@ -526,8 +536,16 @@ func (r *runner) judge(l *line, a *attempt, err error, s *streak) (*Outcome, Ver
 			s.backoff = nil
 		}
 	}
+	r.mu.Lock()
+	if f := &l.refusal; f.reach != reachNone && (planned != "" || l.news.Load()) {
+		*f = refusal{} // the site went on from the cursor
+	}
+	r.mu.Unlock()
 	if planned != "" {
 		return &Outcome{Layer: LayerStream, Err: errPlanned}, Verdict{Remedy: Reconnect, Cause: planned}
+	}
+	if errors.Is(err, errNewcomer) {
+		return &Outcome{Layer: LayerStream, Err: err}, Verdict{Remedy: Reconnect, Cause: CauseCursor}
 	}
 	s.failures++
 	o := outcomeOf(err)
@@ -539,24 +557,40 @@ func (r *runner) judge(l *line, a *attempt, err error, s *streak) (*Outcome, Ver
 	o.Held, o.Events = held, a.events
 	o.Failures, o.Silences = s.failures, s.silences
 	o.CredentialExpired = a.id != nil && a.id.expired()
-	v := Judge(o)
-	if c, ok := a.def.Target.(Classifier); ok {
-		own := c.Classify(o)
-		if own.Remedy != Auto {
-			v.Remedy = own.Remedy
-		}
-		if own.Cause != "" {
-			v.Cause = own.Cause
-		}
-		v.Wait = max(v.Wait, own.Wait)
-		if own.Reason != "" {
-			o.Err = fmt.Errorf("%s: %w", own.Reason, o.Err)
-		}
-	}
+	r.mu.Lock()
+	o.Refused = l.refusal.refused(o, a.carried)
+	r.mu.Unlock()
+	v := a.def.verdict(o)
 	if silence == watch.Quiet && v.Cause == CauseSilence {
 		v.Cause = CauseQuiet
 	}
 	return o, v
+}
+
+// verdict is the engine's verdict about the outcome, and the target's before
+// it.
+func (d *definition) verdict(o *Outcome) Verdict {
+	v := Judge(o)
+	c, ok := d.Target.(Classifier)
+	if !ok {
+		return v
+	}
+	own := c.Classify(o)
+	switch {
+	case own.Remedy == Auto, own.Remedy == Forget && o.Refused == 0:
+	case own.Remedy == Forget && v.Remedy != Forget:
+		v.Remedy, v.Cause = Forget, CauseCursor
+	default:
+		v.Remedy = own.Remedy
+	}
+	if own.Cause != "" {
+		v.Cause = own.Cause
+	}
+	v.Wait = max(v.Wait, own.Wait)
+	if own.Reason != "" {
+		o.Err = fmt.Errorf("%s: %w", own.Reason, o.Err)
+	}
+	return v
 }
 
 // lost notes when and why events stopped, until they flow again.
@@ -574,7 +608,7 @@ func (r *runner) lost(l *line, cause Cause) {
 
 // pause is as long as the verdict, the site and the backoff ask for.
 func (r *runner) pause(ctx context.Context, o *Outcome, v Verdict, s *streak, asked time.Duration) time.Duration {
-	planned := errors.Is(o.Err, errPlanned)
+	planned := errors.Is(o.Err, errPlanned) || errors.Is(o.Err, errNewcomer)
 	// What a new identity or another try will most likely cure is tried at
 	// once; what fails again and again is not. A quiet feed is waited for with
 	// a connection, whose clock doubles: without one its first event is missed.

@@ -37,6 +37,7 @@ const (
 	CauseRateLimited   Cause = "rate_limited"   // 429
 	CauseServerError   Cause = "server_error"   // 5xx
 	CauseBadAnswer     Cause = "bad_answer"     // another status, or not an event stream
+	CauseCursor        Cause = "cursor_refused" // the site does not go on from the cursor
 	CauseUnreachable   Cause = "unreachable"    // the site could not be reached
 	CauseProxyAuth     Cause = "proxy_auth"     // the proxy refused our password
 	CauseProxyCapacity Cause = "proxy_capacity" // the proxy had no slot
@@ -73,6 +74,11 @@ type Outcome struct {
 	// brought no new event; Silences counts those among the last ones that ended
 	// in silence.
 	Failures, Silences int
+	// Refused counts the connections in a row, this one included, that were
+	// asked to go on from a cursor and came to this Layer and Status. It is 0
+	// where this one was not, and for a while after the same has come to a
+	// connection without a cursor: then it is not the cause.
+	Refused int
 }
 
 // Remedy is what to do about an outcome.
@@ -94,11 +100,17 @@ const (
 	// Fail ends the stream with the outcome's error: nothing the engine can
 	// do will help, and trying again would do harm.
 	Fail
+	// Forget opens the next connection without the cursor, which the site
+	// refuses for good: it begins where the site has newcomers begin. The
+	// cursor is kept until the first new event has been appended, and if what
+	// was refused is refused without it, too, it goes on being used. Where
+	// Refused is 0 it does nothing: the engine's own remedy counts.
+	Forget
 )
 
 // String returns the remedy's name as logs and tables show it.
 func (r Remedy) String() string {
-	return [...]string{"auto", "reconnect", "reauthenticate", "rotate", "stop", "fail"}[r]
+	return [...]string{"auto", "reconnect", "reauthenticate", "rotate", "stop", "fail", "forget"}[r]
 }
 
 // Verdict is the small value that travels back: what failed, in which layer,

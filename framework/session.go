@@ -31,6 +31,8 @@ type Session struct {
 	// odd is told what the feed's format drops, and whether that was an event.
 	odd   func(kind, first string, event bool)
 	moved func(Cursor) // the cursor has moved without an event
+	// unasked: the site was not asked to go on from the cursor.
+	unasked bool
 }
 
 // Watch puts the feed's body under the stream's watch: bytes read from it

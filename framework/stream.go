@@ -161,6 +161,7 @@ type runner struct {
 	mu        sync.Mutex // guards what follows, and the feed's guest; Append is called with it held
 	splice    *splice.Splice
 	cursor    Cursor
+	warned    Cursor  // the last one that the site was found to refuse
 	lines     uint32  // numbers connections
 	connected []*line // those with a connection
 	waiting   []*line // those whose place has to be found; replaced, never changed
@@ -414,9 +415,8 @@ func (r *runner) append(ctx context.Context, l *line, ev *Event) error {
 // letter of which nothing could be kept, and a cursor that is leaves the cursor
 // as it was: a site must not be able to end the worker.
 func (r *runner) put(ctx context.Context, ev *Event) error {
-	const shown = 128
 	if n := len(ev.Cursor); n > MaxCursor {
-		r.odd("cursor too long", string(ev.Cursor[:shown]), false)
+		r.odd("cursor too long", excerpt(ev.Cursor), false)
 		ev.Cursor = r.cursor
 	}
 	err := r.log.Append(ctx, ev)
@@ -427,7 +427,7 @@ func (r *runner) put(ctx context.Context, ev *Event) error {
 		error
 		TooLong() bool
 	}](err); ok && long.TooLong() {
-		r.odd("event too long for the journal", string(ev.Data[:min(len(ev.Data), shown)]), true)
+		r.odd("event too long for the journal", excerpt(ev.Data), true)
 		return nil
 	}
 	return &journalError{err}

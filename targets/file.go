@@ -112,8 +112,10 @@ type Stream struct {
 	// What to do about answers that are not the feed, by status; 200 stands
 	// for an answer of another content type. Without an entry: 204 ends the
 	// stream; 401, and a page in the feed's place, log in again; 403 changes
-	// the exit; 429 and 503 wait as long as the site asks for; all others
-	// connect again after a wait.
+	// the exit; 429 and 503 wait as long as the site asks for; 410 to a cursor
+	// forgets it, and so does the third 400, 404, 412, 414, 416, 422 or 431 in
+	// a row, where the site answers without it and still not with it; all
+	// others connect again after a wait.
 	Answers map[string]Answer `yaml:"answers"`
 	// The cursor to begin at when the stream is held for the very first time,
 	// such as an event id. Without it the site decides.

@@ -85,8 +85,10 @@ func (p *Preface) check(s *section) {
 type Answer struct {
 	// `reconnect` connects again after a wait, `reauthenticate` logs in
 	// again, `rotate` changes the exit, `stop` ends the stream in good order,
-	// `fail` ends it with an error.
-	Remedy string `yaml:"remedy" required:"true" enum:"reconnect,reauthenticate,rotate,stop,fail"`
+	// `fail` ends it with an error. `forget` connects without the cursor, where
+	// there is one: the stream goes on where the site has newcomers begin, and
+	// what lies between is noted as missing, or as possibly missing.
+	Remedy string `yaml:"remedy" required:"true" enum:"reconnect,reauthenticate,rotate,stop,fail,forget"`
 	// How long to wait at least before that.
 	Wait Duration `yaml:"wait" default:"0s"`
 }
@@ -105,7 +107,7 @@ func (a *Answer) decodeNode(d *decoder, n ast.Node, path string) {
 
 var remedies = map[string]framework.Remedy{
 	"reconnect": framework.Reconnect, "reauthenticate": framework.Reauthenticate, "rotate": framework.Rotate,
-	"stop": framework.Stop, "fail": framework.Fail,
+	"stop": framework.Stop, "fail": framework.Fail, "forget": framework.Forget,
 }
 
 // checkRequest finds what is wrong with the request and with the answers.

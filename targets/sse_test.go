@@ -157,7 +157,7 @@ streams:
     max_event: 5
     wire: sse
     resume: {from: none}
-    answers: {404: fail, 403: rotate, 401: reauthenticate, 200: {remedy: reconnect, wait: 2m}, 204: stop}
+    answers: {404: fail, 403: rotate, 401: reauthenticate, 200: {remedy: reconnect, wait: 2m}, 204: stop, 410: forget}
   - {name: b, url: "http://127.0.0.1/"}
 `)
 	o := f.Streams[0].request().Options
@@ -166,7 +166,7 @@ streams:
 	}
 	want := map[int]framework.Verdict{
 		404: {Remedy: framework.Fail}, 403: {Remedy: framework.Rotate}, 401: {Remedy: framework.Reauthenticate},
-		200: {Remedy: framework.Reconnect, Wait: 2 * time.Minute}, 204: {Remedy: framework.Stop},
+		200: {Remedy: framework.Reconnect, Wait: 2 * time.Minute}, 204: {Remedy: framework.Stop}, 410: {Remedy: framework.Forget},
 	}
 	if !maps.Equal(o.Answers, want) {
 		t.Errorf("answers are %+v", o.Answers)
