@@ -115,13 +115,7 @@ func (r *runner) letGo(l *line, a *attempt, o *Outcome) {
 		return
 	}
 	f.reach = reachNone
-	f.doubted = !f.asked && (f.spare > 0 || doubtful(o.Status) && o.Refused >= maxRefusals && !o.wantsForget())
-}
-
-// wantsForget tells whether the target itself wants the cursor forgotten.
-func (o *Outcome) wantsForget() bool {
-	e, ok := errors.AsType[*HTTPError](o.Err)
-	return ok && e.Verdict.Remedy == Forget
+	f.doubted = !f.asked && (f.spare > 0 || doubtful(o.Status) && o.Refused >= maxRefusals)
 }
 
 // answered notes that the site has answered with the stream. The error says

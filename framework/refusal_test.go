@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -152,6 +153,21 @@ func TestARefusalWithoutACursor(t *testing.T) {
 	}
 }
 
+// What the target says of cursors holds where there is one.
+func TestForgetWithoutACursor(t *testing.T) {
+	o := &Outcome{Layer: LayerTarget, Status: 403, Err: &HTTPError{Status: 403, Verdict: Verdict{Remedy: Forget}}}
+	plain := &definition{Stream: Stream{Target: &site{}}}
+	own := &definition{Stream: Stream{Target: classified{&site{}}}}
+	for _, d := range []*definition{plain, own} {
+		for refused, want := range []Remedy{Rotate, Forget} {
+			o.Refused = refused
+			if v := d.verdict(o); v.Remedy != want {
+				t.Errorf("%T, refused %d times: %+v", d.Target, refused, v)
+			}
+		}
+	}
+}
+
 // The target may know for certain what the engine would have to find out.
 func TestATargetSaysThatTheCursorIsRefused(t *testing.T) {
 	for name, target := range map[string]func(*forgetful) Target{
@@ -277,6 +293,95 @@ func TestAForgottenCursorIsKeptUntilTheFirstNewEvent(t *testing.T) {
 		}
 		wantGaps(t, m.ledger(), "replayed numbers restart")
 	})
+}
+
+// The cursor of what came since is used again.
+func TestTheNextCursorIsUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &forgetful{site: &site{every: time.Minute, start: time.Now()}}
+		s.refuse = func(_ int, from Cursor) int {
+			if from == "5" {
+				return 410
+			}
+			return 0
+		}
+		s.script = func(n int, _ Cursor) step {
+			if n <= 3 {
+				return step{events: 5}
+			}
+			return step{events: 1 << 60}
+		}
+		m := &memoryLog{}
+		holdUntil(t, &Stream{Name: "t/s", Target: s, Limits: quickly(), StaleAfter: -1}, m, number(18))
+		if !slices.Equal(s.asked, []string{"", "5", "", "10", "15"}) || !slices.Equal(m.data(), numbers(1, 18)) {
+			t.Errorf("asked for %q, got %v", s.asked, m.data())
+		}
+	})
+}
+
+// What ends a connection that has brought something is not about its cursor.
+func TestAnAnswerAfterNewEventsIsNotAboutTheCursor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &forgetful{site: &site{every: time.Minute, start: time.Now()}, refuse: func(int, Cursor) int { return 0 }}
+		s.script = func(int, Cursor) step { return step{events: 1, err: &HTTPError{Status: 404}} }
+		m := &memoryLog{}
+		holdUntil(t, &Stream{Name: "t/s", Target: s, Limits: quickly(), StaleAfter: -1}, m, number(8))
+		if want := append([]string{""}, numbers(1, 7)...); !slices.Equal(s.asked, want) {
+			t.Errorf("asked for %q", s.asked)
+		}
+	})
+}
+
+// A line that was ahead of another one, which has ended, has it go back for
+// what lies in between, once; and not where the site refuses that.
+func TestALineGoesBackOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		refused Cursor
+		want    string // the first gap of the ledger
+	}{
+		"taken":   {"none", "replayed numbers skipped 35-40 missing 0 filled 6"},
+		"refused": {"34", "known skipped 35-40 missing 6 filled 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &feedSite{every: 250 * time.Millisecond, start: time.Now().Add(-10 * time.Second), last: 200, id: strconv.Itoa, data: strconv.Itoa}
+				conns, back := 0, 0
+				s.first = func(from, _ int) int {
+					if from > 0 {
+						return from + 1
+					}
+					conns++
+					return 11*conns + 19 // 30 and 41
+				}
+				s.fate = func(k int) fate {
+					switch k {
+					case 1:
+						return fate{lag: 2600 * time.Millisecond, after: 1200 * time.Millisecond}
+					case 3:
+						return fate{after: 5 * time.Second}
+					}
+					return fate{}
+				}
+				target := TargetFunc(func(ctx context.Context, sess *Session, from Cursor) (Connection, error) {
+					if from == "34" {
+						back++
+					}
+					if from == c.refused {
+						return nil, &HTTPError{Status: 410}
+					}
+					return s.Open(ctx, sess, from)
+				})
+				m := &memoryLog{}
+				holdUntil(t, &Stream{Name: "t/s", Target: target, Limits: quickly(), Lines: 2}, m, number(100))
+				if got := gaps(m.ledger()); got[0] != c.want {
+					t.Errorf("gaps %q", got)
+				}
+				if back != 1 || conns != 2 {
+					t.Errorf("went back %d times; %d connections without a cursor", back, conns)
+				}
+			})
+		})
+	}
 }
 
 // A cursor from before the last event may have expired where that of the last
