@@ -33,10 +33,9 @@ type forgetful struct {
 
 func (s *forgetful) Open(ctx context.Context, sess *Session, from Cursor) (Connection, error) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.asked = append(s.asked, string(from))
-	status := s.refuse(len(s.asked), from)
-	s.mu.Unlock()
-	if status != 0 {
+	if status := s.refuse(len(s.asked), from); status != 0 {
 		return nil, &HTTPError{Status: status}
 	}
 	if s.site.replay = from != "" || s.newcomers != ""; from == "" {
