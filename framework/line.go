@@ -153,15 +153,16 @@ type attempt struct {
 	watch *watch.Watch
 	began time.Time
 	from  Cursor
-	// carried: the site was asked to go on from there.
-	carried bool
-	burst   []slot // what was read; the first one …
-	read    bool   // … has not been taken yet
-	told    uint64 // of events, how many the watch knows of
-	events  uint64 // of the kept types
-	missed  bool   // an event was read that was not taken: the connection's cursor is ahead
-	awake   bool   // it has brought something new
-	places  []func()
+	// latest: that was the stream's cursor; carried: the site was asked for it.
+	latest, carried bool
+
+	burst  []slot // what was read; the first one …
+	read   bool   // … has not been taken yet
+	told   uint64 // of events, how many the watch knows of
+	events uint64 // of the kept types
+	missed bool   // an event was read that was not taken: the connection's cursor is ahead
+	awake  bool   // it has brought something new
+	places []func()
 }
 
 // free gives back the places that the attempt holds among the open streams of
@@ -381,6 +382,7 @@ func (r *runner) open(ctx context.Context, l *line, a *attempt, silences int) er
 	}
 	r.mu.Lock()
 	a.from = r.begins(l)
+	a.latest = a.from == r.cursor
 	l.opened, l.resumes, l.anew = r.splice.End(), a.from != "", false
 	l.exit = a.id.lease.exit()
 	successor := l.old != nil

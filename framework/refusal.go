@@ -110,7 +110,7 @@ func (f *refusal) refused(o *Outcome, carried bool) int {
 // any. It runs under r.mu.
 func (r *runner) letGo(l *line, a *attempt, o *Outcome) {
 	f := &l.refusal
-	if f.reach == reachBack && r.cursor != "" && a.from != r.cursor {
+	if f.reach == reachBack && r.cursor != "" && a.from != r.cursor && (!a.latest || a.events > 0) {
 		f.reach = reachCursor
 		return
 	}
