@@ -48,7 +48,7 @@ func decode(r io.Reader, encodings []string) (io.Reader, error) {
 		var open func(io.Reader) (io.Reader, error)
 		switch encodings[i] {
 		case "gzip", "x-gzip":
-			open = func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }
+			open = openGzip
 		case "deflate":
 			open = openDeflate
 		case "br":
@@ -84,6 +84,43 @@ func (d *decoded) Read(p []byte) (n int, err error) {
 		return n, d.err
 	}
 	return n, fmt.Errorf("content encoding %s: %w", d.name, d.err)
+}
+
+// openGzip reads members behind each other (RFC 1952, section 2.2): some
+// servers make one of each event.
+func openGzip(r io.Reader) (io.Reader, error) {
+	b := bufio.NewReader(r)
+	z, err := gzip.NewReader(b)
+	if err != nil {
+		return nil, err
+	}
+	z.Multistream(false)
+	return &members{z: z, from: b}, nil
+}
+
+// members reads them. The library's own way waits for the beginning of the next
+// one before it hands out the end of the last.
+type members struct {
+	z    *gzip.Reader
+	from *bufio.Reader
+	over bool // this one is
+}
+
+// Read implements io.Reader.
+func (m *members) Read(p []byte) (n int, err error) {
+	for n == 0 && err == nil && len(p) > 0 {
+		if m.over {
+			if err := m.z.Reset(m.from); err != nil {
+				return 0, err // io.EOF where there is no next one
+			}
+			m.z.Multistream(false)
+			m.over = false
+		}
+		if n, err = m.z.Read(p); err == io.EOF {
+			m.over, err = true, nil
+		}
+	}
+	return n, err
 }
 
 // openBrotli reads nothing as nothing, as the others do: an answer without a

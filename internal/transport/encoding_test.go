@@ -216,6 +216,38 @@ func TestEncodingsAreOffered(t *testing.T) {
 	}
 }
 
+// TestMembersAreNotHeldBack: a server may compress each event by itself and put
+// the results behind each other, which gzip and zstd allow.
+func TestMembersAreNotHeldBack(t *testing.T) {
+	for _, name := range []string{"gzip", "zstd"} {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		r, err := decode(ours, []string{name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours.SetDeadline(time.Now().Add(time.Minute)) // ends the test when it fails
+		p := make([]byte, 4096)
+		for i, event := range []string{"data: 1\n\n", "", "data: 2\n\n", strings.Repeat("data: 3\n\n", 1000)} {
+			var member bytes.Buffer
+			c := compressors[name](&member)
+			io.WriteString(c, event)
+			c.Close()
+			go theirs.Write(member.Bytes())
+			for got := ""; got != event; {
+				n, err := r.Read(p)
+				if got += string(p[:n]); err != nil || !strings.HasPrefix(event, got) {
+					t.Fatalf("%s, event %d: %q, %v", name, i, got, err)
+				}
+			}
+		}
+		theirs.Close()
+		if n, err := r.Read(p); n != 0 || err != io.EOF {
+			t.Errorf("%s: at the end: %d bytes, %v", name, n, err)
+		}
+	}
+}
+
 func TestBrokenAndUnknownEncodings(t *testing.T) {
 	for encoding, test := range map[string]struct{ body, want string }{
 		"gzip":                   {"not gzip at all", "content encoding gzip"},
