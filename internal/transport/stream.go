@@ -379,6 +379,7 @@ func (s *stream) data(f *http2.DataFrame) error {
 	b := f.Data()
 	s.mu.Lock()
 	var wrong error
+	more := 0
 	switch {
 	case !s.headed:
 		wrong = http2.StreamError{StreamID: s.id, Code: http2.ErrCodeProtocol}
@@ -395,13 +396,40 @@ func (s *stream) data(f *http2.DataFrame) error {
 		if len(b) > 0 {
 			s.put(b)
 			s.moved.Broadcast()
+		} else {
+			more = s.grant() // nobody reads what is only padding
 		}
 	}
 	s.mu.Unlock()
+	s.allow(more)
 	if wrong == nil && f.StreamEnded() {
 		return s.finish()
 	}
 	return wrong
+}
+
+// grant is how much more the site may send now that so much was read; 0 while
+// it has room. It runs under s.mu.
+func (s *stream) grant() (more int) {
+	if s.err != nil || s.read < s.wide/4 {
+		return 0
+	}
+	more, s.read = s.read, 0
+	at := now()
+	if s.wide < wideWindow && time.Duration(at-s.told) < windowRate/4 {
+		more += s.wide
+		s.wide *= 2
+	}
+	s.told = at
+	s.room += more
+	return more
+}
+
+// allow tells the site that it may send more, if there is any.
+func (s *stream) allow(more int) {
+	if more > 0 {
+		_ = s.c.write(func(f *http2.Framer) error { return f.WriteWindowUpdate(s.id, uint32(more)) }) // its failure ends the stream
+	}
 }
 
 // finish ends the answer as the site does.
@@ -484,21 +512,9 @@ func (s *stream) Read(p []byte) (int, error) {
 		}
 	}
 	s.read += n
-	more := 0
-	if s.err == nil && s.read >= s.wide/4 {
-		more, s.read = s.read, 0
-		at := now()
-		if s.wide < wideWindow && time.Duration(at-s.told) < windowRate/4 {
-			more += s.wide
-			s.wide *= 2
-		}
-		s.told = at
-		s.room += more
-	}
+	more := s.grant()
 	s.mu.Unlock()
-	if more > 0 {
-		_ = s.c.write(func(f *http2.Framer) error { return f.WriteWindowUpdate(s.id, uint32(more)) }) // its failure ends the stream
-	}
+	s.allow(more)
 	return n, nil
 }
 

@@ -252,6 +252,23 @@ func TestAnAnswerIsTakenAsItIsRead(t *testing.T) {
 			}
 		}
 	})
+	// Padding alone, such as that of a heartbeat, uses the window up, too.
+	withPeer(t, func(t *testing.T, c *conn, p *peer) {
+		start(t.Context(), c, "GET", nil)
+		p.head(1, false, ":status", "200")
+		room := streamWindow
+		for range streamWindow / 100 {
+			if room -= 256; room < 0 {
+				t.Fatal("the window was not opened again")
+			}
+			p.WriteDataPadded(1, false, nil, make([]byte, 255))
+			for f := next[*http2.WindowUpdateFrame](p); f != nil; f = next[*http2.WindowUpdateFrame](p) {
+				if f.StreamID == 1 {
+					room += int(f.Increment)
+				}
+			}
+		}
+	})
 	// A site that does not care for windows is stopped.
 	withPeer(t, func(t *testing.T, c *conn, p *peer) {
 		got := start(t.Context(), c, "GET", nil)
