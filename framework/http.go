@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/holdline/scrape/internal/ndjson"
 	"github.com/holdline/scrape/internal/sse"
@@ -44,12 +45,19 @@ func (e *HTTPError) Error() string {
 	return text
 }
 
-const errorBody = 4 << 10
+const (
+	errorBody = 4 << 10
+	// refusalTimeout bounds the wait for the beginning of an answer that is not
+	// the stream: some who refuse never end it, and nothing watches it.
+	refusalTimeout = 5 * time.Second
+)
 
-// NewHTTPError reads the beginning of the answer, closes its body and returns
-// the error that the engine judges by: for plugins that send requests of
-// their own.
+// NewHTTPError reads the beginning of the answer, as far as it comes within a
+// few seconds, closes its body and returns the error that the engine judges by:
+// for plugins that send requests of their own.
 func NewHTTPError(resp *http.Response, reason string) *HTTPError {
+	late := time.AfterFunc(refusalTimeout, func() { resp.Body.Close() })
+	defer late.Stop()
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, errorBody)) // what was readable is enough
 	return &HTTPError{Status: resp.StatusCode, Header: resp.Header, Body: body, Reason: reason}

@@ -197,6 +197,20 @@ func TestTheWireIsKnownByItsContentType(t *testing.T) {
 	}
 }
 
+// TestARefusalThatDoesNotEnd: some send the head of a refusal and then no more,
+// and keep the connection.
+func TestARefusalThatDoesNotEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body, site := io.Pipe()
+		go io.WriteString(site, "no")
+		began := time.Now()
+		e := NewHTTPError(&http.Response{StatusCode: 503, Body: body}, "")
+		if took := time.Since(began); took != refusalTimeout || e.Status != 503 || string(e.Body) != "no" {
+			t.Errorf("%d %q after %v", e.Status, e.Body, took)
+		}
+	})
+}
+
 func TestAnswersByStatus(t *testing.T) {
 	boom := map[int]Verdict{404: {Remedy: Stop}, 410: {Remedy: Fail}, 503: {Remedy: Reconnect, Wait: 300 * time.Millisecond}, 204: {Remedy: Reconnect}}
 	for _, test := range []struct {

@@ -4,10 +4,14 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // MaxRedirects is how many redirects in a row are followed.
 const MaxRedirects = 10
+
+// redirectTimeout bounds the wait for the end of an answer that is a redirect.
+const redirectTimeout = 5 * time.Second
 
 // harmless headers say what is asked for and not who asks: they follow a
 // redirect to another host. The Referer that net/http adds is none of them: it
@@ -20,10 +24,14 @@ var harmless = map[string]bool{
 // CheckRedirect is the policy for http.Client: at most [MaxRedirects], never
 // from https to http, and beyond the first request's own site without any
 // header that may be a secret, even if a later one leads back. A redirect that
-// is not followed is itself the answer.
+// is not followed is itself the answer. One that is followed is read for a few
+// seconds at most.
 func CheckRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) > MaxRedirects || req.URL.Scheme != "https" && via[len(via)-1].URL.Scheme == "https" {
 		return http.ErrUseLastResponse
+	}
+	if req.Response != nil { // http.Client reads it, so that its connection can be used again
+		time.AfterFunc(redirectTimeout, func() { req.Response.Body.Close() })
 	}
 	foreign := false
 	for _, r := range append(via[1:len(via):len(via)], req) {

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 )
 
 func client(tr http.RoundTripper) *http.Client {
@@ -125,6 +126,22 @@ func TestRedirectsAreBounded(t *testing.T) {
 		}
 		s.Close()
 	}
+}
+
+// TestARedirectThatDoesNotEnd: the site sends its head, and no end.
+func TestARedirectThatDoesNotEnd(t *testing.T) {
+	moved := "HTTP/1.1 302 Found\r\nLocation: /next\r\nTransfer-Encoding: chunked\r\n\r\n"
+	scripted(t, func(t *testing.T, s *script, tr *Transport) {
+		began := time.Now()
+		resp, err := client(tr).Get("http://site.test/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if took := time.Since(began); resp.StatusCode != 200 || took != redirectTimeout {
+			t.Errorf("%s after %v", resp.Status, took)
+		}
+	}, says(moved), says(ok))
 }
 
 func TestRedirectsNeverLeaveTLS(t *testing.T) {
