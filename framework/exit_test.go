@@ -26,8 +26,9 @@ import (
 // gateway is a provider's proxy on loopback, which tells the address it leaves from.
 type gateway struct {
 	net.Listener
-	address atomic.Value // string
-	lost    atomic.Bool  // sessions that worked are answered with 502
+	address atomic.Value             // string
+	lost    atomic.Bool              // sessions that worked are answered with 502
+	broken  *atomic.Pointer[gateway] // the one whose tunnels end at once: the first that is asked; may be nil
 	mu      sync.Mutex
 	users   map[string]bool // user names that worked
 	open    []net.Conn
@@ -69,6 +70,10 @@ func (g *gateway) serve(c net.Conn) {
 	g.mu.Unlock()
 	if known && g.lost.Load() {
 		io.WriteString(c, "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+		return
+	}
+	if b := g.broken; b != nil && (b.CompareAndSwap(nil, g) || b.Load() == g) {
+		io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
 		return
 	}
 	up, err := net.Dial("tcp", req.Host)
@@ -230,6 +235,48 @@ func TestRemovedExitIsLeftGracefully(t *testing.T) {
 		}
 	}
 	t.Errorf("%d rotations, %d connections", ids.Rotations(), connections.Load())
+}
+
+// TestAnExitWhoseTunnelsBringNothingIsLeft: its proxy accepts CONNECT, and no
+// answer of the site ever comes through it.
+func TestAnExitWhoseTunnelsBringNothingIsLeft(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		site := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { eventStream(w, "data: 1\n\n") }))
+		config := IdentityConfig{Key: "t"}
+		if site.EnableHTTP2 = secure; secure {
+			site.StartTLS()
+			config.TLS = site.Client().Transport.(*http.Transport).TLSClientConfig
+		} else {
+			site.Start()
+		}
+		var broken atomic.Pointer[gateway]
+		var exits []proxies.Exit
+		for range 2 {
+			g := newGateway(t)
+			g.broken = &broken
+			exits = append(exits, proxies.Exit{URL: &url.URL{Scheme: "http", Host: g.Addr().String()}})
+		}
+		pool, err := proxies.New(proxies.Config{Exits: exits})
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.Pool = pool
+		ids := NewIdentities(config)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		s := &Stream{Name: "t/s", Target: &SSE{Request: Request{URL: site.URL}}, Identities: ids, Limits: quickly(), MinWait: time.Millisecond}
+		came := false
+		for _, err := range s.Events(ctx) {
+			came = err == nil
+			break
+		}
+		if !came || ids.Rotations() == 0 {
+			t.Errorf("TLS %v: an event came: %v, %d rotations", secure, came, ids.Rotations())
+		}
+		cancel()
+		ids.Close()
+		site.CloseClientConnections()
+		site.Close()
+	}
 }
 
 func TestGateIsFairAndNamesItsHolders(t *testing.T) {

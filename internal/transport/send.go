@@ -211,10 +211,15 @@ func (t *Transport) dial(ctx context.Context, to origin) (http.RoundTripper, err
 	tc := tls.Client(nc, t.tls(to))
 	if err := tc.HandshakeContext(shake); err != nil {
 		nc.Close()
-		if shake.Err() != nil {
-			err = context.Cause(shake)
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case shake.Err() != nil:
+			err = errHandshake
+		case errors.As(err, new(*tls.CertificateVerificationError)):
+			err = fmt.Errorf("%w: check the site's address, and this machine's clock and certificate authorities; or somebody on the way answers in the site's place", err)
 		}
-		return nil, err
+		return nil, &UnansweredError{err}
 	}
 	if tc.ConnectionState().NegotiatedProtocol == "h2" {
 		return t.upgrade(to, tc)
@@ -224,6 +229,20 @@ func (t *Transport) dial(ctx context.Context, to origin) (http.RoundTripper, err
 	t.mu.Unlock()
 	return &single{Conn: tc, t: t, to: to}, nil
 }
+
+// UnansweredError is a request of which nothing was heard: the connection was
+// made, and then the TLS handshake failed, or the connection ended or stayed
+// silent before an answer began. It may be the way to the site that is at fault.
+type UnansweredError struct{ Err error }
+
+// Error says what happened.
+func (e *UnansweredError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what happened.
+func (e *UnansweredError) Unwrap() error { return e.Err }
+
+// Layer is that of a site that cannot be reached, as package proxies calls it.
+func (e *UnansweredError) Layer() string { return "target" }
 
 var errHandshake = fmt.Errorf("the TLS handshake has not ended within %v: %w", handshakeTimeout, os.ErrDeadlineExceeded)
 

@@ -158,7 +158,7 @@ func (s *single) exchange(req *http.Request, b *singleBody) (*http.Response, err
 		own, wire := up.failed()
 		switch {
 		case own != nil:
-			err = own
+			return nil, own
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			err = fmt.Errorf("the head of the answer has not come within %v: %w", s.t.options.HeaderTimeout, err)
 		case again:
@@ -168,7 +168,7 @@ func (s *single) exchange(req *http.Request, b *singleBody) (*http.Response, err
 		case errors.Is(err, io.EOF):
 			err = fmt.Errorf("the site closed the connection without an answer: %w", err)
 		}
-		return nil, err
+		return nil, &UnansweredError{err}
 	}
 	for range maxInterim + 1 {
 		resp, err := http.ReadResponse(s.r, &http.Request{Method: req.Method})

@@ -144,10 +144,21 @@ func (c *conn) RoundTrip(req *http.Request) (*http.Response, error) {
 	s.mu.Unlock()
 	if resp == nil {
 		s.Close()
-		return nil, c.told(err)
+		return nil, c.unanswered(err)
 	}
 	resp.Request, resp.Body = req, s
 	return resp, nil
+}
+
+// unanswered is why the head of an answer has not come.
+func (c *conn) unanswered(err error) error {
+	c.mu.Lock()
+	dead := c.err != nil && err == c.err
+	c.mu.Unlock()
+	if err = c.told(err); errors.As(err, new(*GoAwayError)) || !dead && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	return &UnansweredError{err}
 }
 
 func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
