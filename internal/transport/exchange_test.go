@@ -424,46 +424,55 @@ func TestOneConnectionIsMadeForAllThatWait(t *testing.T) {
 	}
 }
 
-// TestADialThatFailsLetsTheNextOneTry: of those who wait one after the other
-// dials.
-func TestADialThatFailsLetsTheNextOneTry(t *testing.T) {
-	tr, url, _ := limited(t, 0)
-	for range 3 {
-		readOK(t, get(t, tr, url+"/hold"))
-	}
-	var dials atomic.Int64
-	cause := errors.New("no way")
-	dial := tr.options.DialContext
-	begin := make(chan struct{})
-	tr.options.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		if <-begin; dials.Add(1) < 3 {
-			return nil, cause
-		}
-		return dial(ctx, network, addr)
-	}
-	errs := make(chan error, 5)
-	for range 5 {
-		go func() {
-			req, _ := http.NewRequestWithContext(t.Context(), "GET", url, nil)
-			resp, err := tr.RoundTrip(req)
-			if err == nil {
-				resp.Body.Close()
+// TestADialThatFailsFailsForAllThatWait: where each dialled in its turn the last
+// of many would wait for as many time-outs. Who comes later tries anew, and so
+// does the next one where a dial was called off.
+func TestADialThatFailsFailsForAllThatWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const many, timeout = 100, 15 * time.Second
+		cause := errors.New("no answer within the dial timeout")
+		dials := 0
+		tr := New(Options{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			dials++ // one at a time, see below
+			select {
+			case <-time.After(timeout):
+				return nil, cause
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
 			}
-			errs <- err
-		}()
-	}
-	close(begin)
-	failed := 0
-	for range 5 {
-		if err := <-errs; errors.Is(err, cause) {
-			failed++
-		} else if err != nil {
-			t.Error(err)
+		}})
+		tr.learn(origin{true, "site.test:443"}, 100)
+		ask := func(ctx context.Context) error {
+			req, _ := http.NewRequestWithContext(ctx, "GET", "https://site.test/", nil)
+			_, err := tr.RoundTrip(req)
+			return err
 		}
-	}
-	if failed != 2 || dials.Load() != 3 {
-		t.Errorf("%d failed, %d dials; want 2 and 3", failed, dials.Load())
-	}
+		ctx, cancel := context.WithCancel(t.Context())
+		began := time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := ask(ctx); !errors.Is(err, context.Canceled) {
+				t.Errorf("the one that was called off: %v", err)
+			}
+		})
+		synctest.Wait()
+		for range many {
+			wg.Go(func() {
+				if err := ask(t.Context()); !errors.Is(err, cause) {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		cancel()
+		wg.Wait()
+		if took := time.Since(began); took != timeout || dials != 2 {
+			t.Errorf("%v, %d dials", took, dials)
+		}
+		if err := ask(t.Context()); !errors.Is(err, cause) || dials != 3 {
+			t.Errorf("who comes later: %v, %d dials", err, dials)
+		}
+	})
 }
 
 func TestWhoWaitsForTheDialOfAnotherWaitsNoLongerThanItsContext(t *testing.T) {
@@ -477,11 +486,11 @@ func TestWhoWaitsForTheDialOfAnotherWaitsNoLongerThanItsContext(t *testing.T) {
 		to = c.to
 	}
 	tr.mu.Unlock()
-	made := tr.begin(to)
+	made, _ := tr.begin(to, new(*dialing))
 	if made == nil {
 		t.Fatal("somebody dials")
 	}
-	defer made()
+	defer made(nil)
 	cause := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	time.AfterFunc(10*time.Millisecond, func() { cancel(cause) })

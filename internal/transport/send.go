@@ -124,15 +124,26 @@ func originOf(u *url.URL) (origin, error) {
 	return to, nil
 }
 
+// dialing is a connection that is being made to an origin that speaks HTTP/2.
+type dialing struct {
+	err error // why none came of it; guarded by Transport.mu
+}
+
 // connection chooses one that takes a request, or makes it. Where many requests
-// wait for an origin that speaks HTTP/2, one of them makes it for all.
+// wait for an origin that speaks HTTP/2, one of them makes it for all, and what
+// it fails with is the error of all: each would wait as long for the same.
 func (t *Transport) connection(ctx context.Context, to origin) (http.RoundTripper, error) {
+	var other *dialing // the one that was waited for
 	for {
 		c, news := t.free(to)
 		if c != nil {
 			return c, nil
 		}
-		if made := t.begin(to); made != nil {
+		made, err := t.begin(to, &other)
+		switch {
+		case err != nil:
+			return nil, err
+		case made != nil:
 			return t.make(ctx, to, news, made)
 		}
 		select {
@@ -144,28 +155,34 @@ func (t *Transport) connection(ctx context.Context, to origin) (http.RoundTrippe
 }
 
 // begin gives leave to make a connection now; nil where another one is being
-// made that may do. made lets the next one try.
-func (t *Transport) begin(to origin) (made func()) {
+// made that may do, which is other then. err is what that has failed with. made
+// takes why no connection was made, nil if that says nothing to others.
+func (t *Transport) begin(to origin, other **dialing) (made func(error), err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if *other != nil && (*other).err != nil {
+		return nil, (*other).err
+	}
 	if _, many := t.limits[to]; !many {
-		return func() {}
+		return func(error) {}, nil
 	}
-	if t.dialing[to] {
-		return nil
+	if *other = t.dialing[to]; *other != nil {
+		return nil, nil
 	}
-	t.dialing[to] = true
-	return func() {
+	own := &dialing{}
+	t.dialing[to] = own
+	return func(err error) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
+		own.err = err
 		delete(t.dialing, to)
 		t.announce()
-	}
+	}, nil
 }
 
 // make makes a connection. Meanwhile another one may become free, or turn out
 // to carry any number of requests.
-func (t *Transport) make(ctx context.Context, to origin, news <-chan struct{}, made func()) (http.RoundTripper, error) {
+func (t *Transport) make(ctx context.Context, to origin, news <-chan struct{}, made func(error)) (http.RoundTripper, error) {
 	type result struct {
 		c   http.RoundTripper
 		err error
@@ -175,7 +192,11 @@ func (t *Transport) make(ctx context.Context, to origin, news <-chan struct{}, m
 	defer cancel()
 	go func() {
 		c, err := t.dial(dial, to)
-		made()
+		if dial.Err() == nil {
+			made(err)
+		} else {
+			made(nil) // it was called off: the next one may try
+		}
 		dialled <- result{c, err}
 	}()
 	for {

@@ -52,12 +52,12 @@ type Transport struct {
 	pingAfter, pingTimeout time.Duration
 
 	mu      sync.Mutex
-	conns   map[*conn]bool     // the open HTTP/2 connections
-	limits  map[origin]uint32  // who speaks HTTP/2, and how many requests a connection takes
-	dialing map[origin]bool    // to which of them a connection is being made
-	idle    map[origin]*single // resting HTTP/1.1 connections
-	close   bool               // connections are closed rather than kept, until one is wanted again
-	news    chan struct{}      // closed when there is another connection to choose; nil when nobody waits
+	conns   map[*conn]bool      // the open HTTP/2 connections
+	limits  map[origin]uint32   // who speaks HTTP/2, and how many requests a connection takes
+	dialing map[origin]*dialing // to which of them a connection is being made
+	idle    map[origin]*single  // resting HTTP/1.1 connections
+	close   bool                // connections are closed rather than kept, until one is wanted again
+	news    chan struct{}       // closed when there is another connection to choose; nil when nobody waits
 }
 
 // origin is whom a connection leads to.
@@ -70,7 +70,7 @@ type origin struct {
 func New(o Options) *Transport {
 	return &Transport{
 		options: o, pingAfter: pingAfter, pingTimeout: pingTimeout,
-		limits: map[origin]uint32{}, dialing: map[origin]bool{},
+		limits: map[origin]uint32{}, dialing: map[origin]*dialing{},
 	}
 }
 
