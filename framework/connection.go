@@ -79,12 +79,23 @@ func (c *httpConnection) lineOptions() ndjson.Options {
 		MaxValue: c.options.MaxEvent,
 		Fail:     c.options.FailTooLarge,
 		Sentinel: c.options.Done,
-		OnOddity: func(o ndjson.Oddity) { c.session.oddity(o.Kind.String(), o.First, o.Kind == ndjson.TooLarge) },
+		OnOddity: func(o ndjson.Oddity) {
+			c.session.oddity(oddityOf(o.Kind.String(), o.Reason), o.First, o.Kind == ndjson.TooLarge)
+		},
 	}
 	if c.session.budget != nil {
 		o.Budget = c.session.budget
 	}
 	return o
+}
+
+// oddityOf is what an oddity is called. An event may be within its limit and
+// find the memory used up by those of other streams.
+func oddityOf(kind string, reason error) string {
+	if errors.Is(reason, sse.ErrBudget) || errors.Is(reason, ndjson.ErrBudget) {
+		return "event beyond the memory for the unfinished events of all streams"
+	}
+	return kind
 }
 
 // read fills c.event.

@@ -214,7 +214,7 @@ func OpenSSE(ctx context.Context, s *Session, req *http.Request, from Cursor, o 
 		OnTooLarge:  tooLarge,
 		LastEventID: string(from),
 		Budget:      s.budget,
-		OnOddity:    func(o sse.Oddity) { s.oddity(o.Kind.String(), o.First, o.Kind == sse.TooLarge) },
+		OnOddity:    func(o sse.Oddity) { s.oddity(oddityOf(o.Kind.String(), o.Reason), o.First, o.Kind == sse.TooLarge) },
 		OnID: func(id []byte) {
 			if s.moved != nil && c.resume.path == nil && !c.resume.never { // else the cursor is not the id
 				s.moved(Cursor(id))

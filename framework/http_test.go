@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/holdline/scrape/auth"
+	"github.com/holdline/scrape/internal/sse"
 )
 
 // eventStream is the head of an answer with events.
@@ -281,6 +282,20 @@ func TestEventsThatAreTooLarge(t *testing.T) {
 		got, account, err = hold(t, &Stream{Target: &SSE{Request: Request{URL: s.URL}, Options: o}, Identities: anonymous(t, s)}, 0)
 		if err == nil || !strings.Contains(err.Error(), "raise it if the feed means it") || len(got) != 1 || account.DeadLetters != 0 {
 			t.Errorf("%s, fail: %q, %v", test.wire, data(got), err)
+		}
+		s.Close()
+	}
+}
+
+// TestEventsThatFindNoMemory: within their limit, while others have it all.
+func TestEventsThatFindNoMemory(t *testing.T) {
+	long := strings.Repeat("x", 200_000)
+	for wire, body := range map[Wire]string{WireSSE: "data: a\n\ndata: " + long + "\n\ndata: b\n\n", WireNDJSON: "\"a\"\n\"" + long + "\"\n\"b\"\n"} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { eventStream(w, body) }))
+		target := &SSE{Request: Request{URL: s.URL}, Options: SSEOptions{Wire: wire, StopAtEnd: true}}
+		got, account, err := hold(t, &Stream{Target: target, Identities: anonymous(t, s), Budget: sse.NewBudget(0)}, 0)
+		if err != nil || len(got) != 2 || account.DeadLetters != 1 || account.OdditiesByKind[oddityOf("", sse.ErrBudget)] != 1 {
+			t.Errorf("%s: %d events, %v, %+v", wire, len(got), err, account)
 		}
 		s.Close()
 	}

@@ -80,6 +80,9 @@ type Oddity struct {
 	Kind  Kind
 	First string // its first bytes, at most 128
 	Size  int64
+	// Reason says why a line was TooLarge: ErrMaxValue or ErrBudget; nil for
+	// the other kinds.
+	Reason error
 }
 
 // TooLargeError is returned by Next, with [Options.Fail], for a line beyond a
@@ -112,6 +115,7 @@ type Decoder struct {
 
 	skipping int64 // bytes dropped of a line that is too large, 0 if none
 	first    string
+	reason   error
 
 	held *account
 }
@@ -223,14 +227,14 @@ func (d *Decoder) sentinel(v []byte) bool { return d.o.Sentinel != "" && string(
 // skipped reports the line that was dropped, with the bytes of its end.
 func (d *Decoder) skipped(end int) {
 	if d.skipping > 0 && d.o.OnOddity != nil {
-		d.o.OnOddity(Oddity{TooLarge, d.first, d.skipping + int64(end)})
+		d.o.OnOddity(Oddity{TooLarge, d.first, d.skipping + int64(end), d.reason})
 	}
 	d.skipping = 0
 }
 
 func (d *Decoder) odd(k Kind, v []byte) {
 	if d.o.OnOddity != nil {
-		d.o.OnOddity(Oddity{k, string(v[:min(len(v), maxFirst)]), int64(len(v))})
+		d.o.OnOddity(Oddity{Kind: k, First: string(v[:min(len(v), maxFirst)]), Size: int64(len(v))})
 	}
 }
 
@@ -242,7 +246,7 @@ func (d *Decoder) tooLarge(b []byte, reason error) {
 		return
 	}
 	d.first = string(b[:min(len(b), maxFirst)])
-	d.skipping = int64(len(b))
+	d.skipping, d.reason = int64(len(b)), reason
 }
 
 // fill makes room and reads once.
