@@ -211,7 +211,7 @@ func (r *runner) fillBatch(ctx context.Context, h *hole, events []Event) (accoun
 	for i := 0; i < len(events) && !enough; i++ {
 		ev := &events[i]
 		n := ev.Sequence
-		if r.missing.lacks(n, true) != h {
+		if r.missing.lacks(n, true) != h || r.missing.unsure(n) {
 			continue
 		}
 		if ev.Type == "" {

@@ -212,14 +212,14 @@ func (r *runner) noteOpen(ctx context.Context, a *attempt) error {
 
 // restarted writes a new beginning of the ids into the ledger, and gives up the
 // numbers that were missing before it.
-func (r *runner) restarted(ctx context.Context, ev *Event) error {
+func (r *runner) restarted(ctx context.Context, l *line, ev *Event) error {
 	const shown = 1 << 10 // a note has its limit
 	id := string(ev.ID[:min(len(ev.ID), shown)])
 	r.Log.Warn("the site has begun its ids anew", "id", id)
 	if err := r.note(ctx, NoteEpoch, Epoch{At: ev.Time.UTC(), ID: id}); err != nil {
 		return err
 	}
-	return r.forget(ctx)
+	return r.forget(ctx, l)
 }
 
 // beginning is the event with which ids began anew.
@@ -258,9 +258,10 @@ func (r *runner) recallLedger(ctx context.Context, e *entries) error {
 		}
 	}
 	for _, g := range e.gaps {
-		if g.State == GapKnown && !g.Lost {
-			r.dig(g)
+		if g.State != GapKnown || g.Lost {
+			continue
 		}
+		r.dig(g)
 	}
 	return nil
 }

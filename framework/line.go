@@ -27,9 +27,10 @@ type line struct {
 	ids  *Identities // where its identities come from
 
 	// Guarded by runner.mu: what the ledger says of the connection's seam.
-	again    bool  // it brought events that had been delivered
-	joined   bool  // it has added an event
-	reaches  bool  // what it held goes on to what had been delivered
+	again    bool // it brought events that had been delivered
+	joined   bool // it has added an event
+	reaches  bool // what it held goes on to what had been delivered
+	count    counting
 	opened   int   // how much had been delivered when it was opened
 	resumes  bool  // it was asked to go on from a cursor
 	succeeds Cause // why it was opened anew beside another one; empty when it was not
@@ -45,6 +46,7 @@ type line struct {
 	exit     string // of its connection
 	live     bool   // it counts as a live line in the statistics
 	waiting  bool   // its events are held until its place is found: see seam.go
+	doubted  bool   // that is since it is not known whether its numbers are those of the others
 	held     held
 	side     bool        // it has waited beside another line
 	since    int         // how much had been delivered when the wait began
@@ -96,6 +98,7 @@ func (r *runner) renumber(l *line) {
 	r.lines++
 	l.seam = splice.Line{Number: r.lines}
 	l.again, l.joined, l.reaches, l.missed = false, false, false, false
+	r.parts(l)
 	l.news.Store(false)
 }
 

@@ -14,6 +14,16 @@ type missing struct {
 	// brings them later doubles them.
 	fetched []Range
 	wake    chan struct{} // there is a hole to fill; nil where nobody fills them
+	// unproven are the numbers that came late and may be those of other events.
+	unproven []unproven
+}
+
+// unproven are missing numbers that have come while nothing showed that the site
+// had not begun its numbers anew.
+type unproven struct {
+	Range
+	hole *hole
+	by   *line // nil where its connection has ended
 }
 
 // hole is a known gap that is open.
@@ -139,44 +149,187 @@ func (r *runner) accountAll(ctx context.Context) error {
 	return nil
 }
 
-// forget gives up the numbers because the site has begun them anew.
-func (r *runner) forget(ctx context.Context) error {
+// orphan notes that the connection of a line has ended: what it brought late
+// waits for another one to prove it.
+func (m *missing) orphan(l *line) {
+	for i := range m.unproven {
+		if m.unproven[i].by == l {
+			m.unproven[i].by = nil
+		}
+	}
+}
+
+// adopt has the line prove what a connection that has ended brought late, if it
+// has brought the same event again or, as new, goes on with the next number.
+func (m *missing) adopt(l *line, n uint64, again bool) (adopted bool) {
+	for i := range m.unproven {
+		if u := &m.unproven[i]; u.by == nil && (again && u.First <= n && n <= u.Last || !again && n == u.Last+1) {
+			adopted = true
+		}
+	}
+	for i := range m.unproven {
+		if u := &m.unproven[i]; u.by == nil && adopted {
+			u.by = l
+		}
+	}
+	return adopted
+}
+
+// suspect notes that the line has brought a missing number late, and that
+// nothing proves it.
+func (m *missing) suspect(l *line, h *hole, n uint64) {
+	if k := len(m.unproven); k > 0 {
+		if u := &m.unproven[k-1]; u.by == l && u.hole == h && u.Last+1 == n {
+			u.Last = n
+			return
+		}
+	}
+	if len(m.unproven) == maxFetched {
+		m.unproven = slices.Delete(m.unproven, 0, 1) // it stays missing
+	}
+	m.unproven = append(m.unproven, unproven{Range{n, n}, h, l})
+}
+
+// unsure tells whether the number came late and is not proven.
+func (m *missing) unsure(n uint64) bool {
+	return slices.ContainsFunc(m.unproven, func(u unproven) bool { return u.First <= n && n <= u.Last })
+}
+
+// waits tells whether anything that the line brought late is not proven; of
+// nil, what connections brought that have ended.
+func (m *missing) waits(l *line) bool {
+	return slices.ContainsFunc(m.unproven, func(u unproven) bool { return u.by == l })
+}
+
+// drop leaves missing what the line brought late and nothing has proven; of
+// nil, what connections brought that have ended.
+func (m *missing) drop(l *line) {
+	m.unproven = slices.DeleteFunc(m.unproven, func(u unproven) bool { return u.by == l })
+}
+
+// prove takes out of their holes the numbers that the line has brought late.
+func (r *runner) prove(ctx context.Context, l *line) error {
+	l.count.unsound = 0
+	l.count.sure, l.count.shown, l.count.proven = true, false, r.splice.End()
+	if g := l.count.seam; g != nil {
+		l.count.seam = nil
+		g.State, g.Proof = GapReplayed, ProofNumbers
+		r.stats.filled(*g)
+		if err := r.note(ctx, NoteGap, *g); err != nil {
+			return err
+		}
+	}
+	return r.confirm(ctx, l)
+}
+
+// confirm takes out of their holes the numbers that the line has brought late;
+// of nil, those that connections brought that have ended.
+func (r *runner) confirm(ctx context.Context, l *line) error {
+	if !r.missing.waits(l) {
+		return nil
+	}
+	all := slices.Clone(r.missing.unproven)
+	r.missing.drop(l)
+	for _, u := range all {
+		for n := u.First; u.by == l; n++ {
+			if err := r.fills(ctx, u.hole, n); err != nil {
+				return err
+			}
+			if n == u.Last {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// fills takes a number that has come late out of its hole.
+func (r *runner) fills(ctx context.Context, h *hole, n uint64) error {
+	if r.missing.lacks(n, true) != h {
+		return nil
+	}
+	r.missing.came(h, n)
+	if len(h.left) > 0 {
+		return nil
+	}
+	return r.accountApart(ctx, h)
+}
+
+// forget gives up the numbers because the site has begun them anew, as the line
+// is the first to show.
+func (r *runner) forget(ctx context.Context, l *line) error {
 	for _, h := range r.missing.holes {
 		h.gap.Lost = true
 		if err := r.account(ctx, h); err != nil {
 			return err
 		}
 	}
-	r.missing.holes, r.missing.fetched = nil, nil
+	r.missing.holes, r.missing.fetched, r.missing.unproven = nil, nil, nil
 	r.sequence = sequence{}
+	r.anew, r.unsound, l.count.unsound = l.count.proven, 0, 0
+	l.count.seam = nil
+	for _, o := range r.connected {
+		o.count.behind = o != l && o.seam.Begun()
+		o.count.unsound, o.count.seam = 0, nil
+	}
+	l.count.sure, l.count.shown, l.count.fell = true, false, false
 	return nil
 }
 
 // recallFilled takes out of the holes what came before the program ended and
-// was not accounted for any more.
-func (r *runner) recallFilled(ctx context.Context, tail []TailEvent) error {
+// was not accounted for any more. What came late counts if the numbers went on
+// after it; if they had not yet, a line of this run has to prove it.
+func (r *runner) recallFilled(ctx context.Context, tail []TailEvent, e *entries) error {
 	begins := make(map[*hole]int, len(r.missing.holes))
 	for _, h := range r.missing.holes {
 		begins[h] = h.gap.begins(tail)
 	}
+	anew := e.beginnings()
+	last, known, from, position := uint64(0), false, 0, 0
 	for i := range tail {
-		e := &tail[i]
-		n, ok := e.Sequence, e.Sequenced
+		t := &tail[i]
+		n, ok := t.Sequence, t.Sequenced
 		if !ok && r.Sequence == nil {
-			n, ok = decimal([]byte(e.ID))
+			n, ok = decimal([]byte(t.ID))
 		}
-		if e.Filled && ok {
+		if !t.Filled {
+			position++
+		}
+		if anew[beginning{t.Time.UnixNano(), t.ID}] {
+			r.missing.fetched, r.missing.unproven, known = nil, nil, false
+		}
+		h := r.missing.lacks(n, ok)
+		switch late := h != nil && i >= begins[h]; {
+		case !ok:
+		case t.Filled:
 			r.missing.fetchedOne(n)
-		}
-		if h := r.missing.lacks(n, ok); h != nil && i >= begins[h] {
-			r.missing.came(h, n)
-			h.fetched = h.fetched || e.Filled
-			if len(h.left) == 0 {
-				if err := r.account(ctx, h); err != nil {
+			if late {
+				h.fetched = true
+				if err := r.fills(ctx, h, n); err != nil {
 					return err
 				}
 			}
+		case late && known && n+farBack > last:
+			if err := r.fills(ctx, h, n); err != nil { // out of order
+				return err
+			}
+		case late:
+			if len(r.missing.unproven) == 0 {
+				from = position
+			}
+			r.missing.suspect(nil, h, n)
+		case known && n == last+1:
+			if err := r.confirm(ctx, nil); err != nil {
+				return err
+			}
+			last = n
+		case !known || n > last:
+			r.missing.drop(nil)
+			last, known = n, true
 		}
+	}
+	if len(r.missing.unproven) > 0 {
+		r.unsound = from
 	}
 	return nil
 }

@@ -74,6 +74,9 @@ func (r *runner) stray(l *line, ev *Event, content uint64) bool {
 		return true
 	case r.splice.Sequential():
 		return r.splice.Stray(&l.seam, ev.ID, content)
+	case r.doubted(l, ev, content):
+		l.doubted = true
+		return true
 	default:
 		return !l.seam.Begun() && r.abreast(l) && !r.splice.Reached(ev.ID, content)
 	}
@@ -85,11 +88,41 @@ func (r *runner) skips(ev *Event) bool {
 	return ev.Sequenced && r.sequence.known && ev.Sequence > r.sequence.last+1
 }
 
+// doubted tells whether the line begins with, or falls back to, a number that is
+// missing, or came from the history. What it brings next shows whether it is
+// that one, or another event with the same number, since the site has begun its
+// numbers anew.
+func (r *runner) doubted(l *line, ev *Event, content uint64) bool {
+	if n, ok := r.number(ev); !ok || !r.gone(n) || l.seam.Begun() && (!l.count.known || n+farBack > l.count.last) {
+		return false
+	}
+	return !r.met(l, ev, content)
+}
+
+// gone tells whether the number is missing, or was filled.
+func (r *runner) gone(n uint64) bool {
+	return r.missing.lacks(n, true) != nil || r.missing.filled(n, true)
+}
+
+// met tells whether the event was delivered, or is the one after all of those
+// that were: the line goes by their count.
+func (r *runner) met(l *line, ev *Event, content uint64) bool {
+	return r.splice.Met(ev.ID, content) || l.doubted && ev.Sequenced && r.follows(ev.Sequence, true)
+}
+
+// contradicts tells whether the event has the number of another one that was
+// delivered.
+func (r *runner) contradicts(ev *Event) bool {
+	n, ok := r.number(ev)
+	last, counts := r.lastNumber()
+	return ok && counts && n <= last && !r.gone(n)
+}
+
 // beside tells whether the event, with which a further line begins while
 // nothing has stopped, is not beyond what another line has delivered: that one
 // may have begun a little later. It runs under r.mu.
 func (r *runner) beside(l *line, ev *Event, content uint64) bool {
-	return !l.joined && l.succeeds == "" && r.lostCause == "" && r.abreast(l) && (l.reaches || r.splice.Reached(ev.ID, content))
+	return !l.joined && l.succeeds == "" && r.lostCause == "" && r.abreast(l) && (l.reaches || r.splice.Met(ev.ID, content))
 }
 
 // await makes the line wait. It runs under r.mu.
@@ -102,8 +135,11 @@ func (r *runner) await(ctx context.Context, l *line) {
 // limit begins the time that a line may wait. It runs under r.mu.
 func (r *runner) limit(ctx context.Context, l *line) {
 	atMost := replayTimeout
-	if l.old != nil || r.abreast(l) {
+	switch {
+	case l.old != nil || r.abreast(l):
 		l.side, atMost = true, joinTimeout
+	case l.doubted:
+		atMost = joinTimeout
 	}
 	var timer *time.Timer
 	timer = time.AfterFunc(atMost, func() {
@@ -125,7 +161,7 @@ func (r *runner) limit(ctx context.Context, l *line) {
 // admit ends the wait of a line. It runs under r.mu.
 func (r *runner) admit(l *line) held {
 	h := l.held
-	l.waiting, l.held = false, held{}
+	l.waiting, l.doubted, l.held = false, false, held{}
 	l.deadline.Stop()
 	l.deadline = nil
 	r.waiting = slices.DeleteFunc(slices.Clone(r.waiting), func(w *line) bool { return w == l })
@@ -139,10 +175,13 @@ func (r *runner) wait(ctx context.Context, l *line, ev *Event, content uint64) e
 	}
 	l.held.add(ev, content, r.splice.Token(ev.ID, content))
 	switch {
-	case !r.splice.Sequential() && r.splice.Reached(ev.ID, content):
-		l.reaches = true
+	case !r.splice.Sequential() && (r.splice.Reached(ev.ID, content) || r.met(l, ev, content)):
+		l.reaches = r.met(l, ev, content)
+		if l.reaches && r.sound(r.splice.Position(ev.ID, content)) {
+			l.count.sure, l.count.shown = true, true
+		}
 		return r.join(ctx, l, splice.Fit{})
-	case l.held.full():
+	case l.held.full(), l.doubted && r.contradicts(ev):
 		return r.decide(ctx, l)
 	}
 	return r.try(ctx, l)
@@ -230,6 +269,7 @@ func (r *runner) join(ctx context.Context, l *line, fit splice.Fit) (err error) 
 	if l.old != nil {
 		l.old.shut("", true)
 		r.closed(l.old)
+		r.parts(l.old)
 		l.old = nil
 	}
 	r.shown(l)
@@ -320,6 +360,7 @@ func (r *runner) parted(ctx context.Context, l *line) (over bool, err error) {
 	r.mu.Lock()
 	defer r.unlock()
 	r.closed(l)
+	r.leaving = l
 	switch {
 	case !l.waiting:
 	case l.old != nil:
@@ -335,6 +376,8 @@ func (r *runner) parted(ctx context.Context, l *line) (over bool, err error) {
 	default:
 		err = r.decide(ctx, l)
 	}
+	r.leaving = nil
+	r.parts(l)
 	from := r.resumeFrom()
 	for _, w := range r.waiting {
 		if w.old == l {

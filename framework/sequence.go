@@ -50,14 +50,14 @@ func decimal(id []byte) (uint64, bool) {
 // count corrects the splice's verdict by the event's number, which says more
 // than ids and overlaps do. late says that the number was passed before,
 // within that the verdict is not about the connection's beginning.
-func (r *runner) count(ctx context.Context, l *line, ev *Event, v splice.Verdict, late bool) (_ splice.Verdict, within bool, err error) {
+func (r *runner) count(ctx context.Context, l *line, ev *Event, v splice.Verdict, at numberedAt) (_ splice.Verdict, within bool, err error) {
 	within = v.Join == splice.Within
-	if late && v.Join == splice.Possible && l.doubtful == 0 {
+	if (at.beside || at.late != nil && l.count.sure) && v.Join == splice.Possible && l.doubtful == 0 {
 		v.Join = splice.Within // what came late opens no gap
 	}
 	s, n := &r.sequence, ev.Sequence
 	switch {
-	case !ev.Sequenced:
+	case !ev.Sequenced, r.behind(l):
 		return v, within, nil
 	case !s.known:
 	case n == s.last+1 && s.apart, n > s.last+1 && s.loose(l):
@@ -68,16 +68,25 @@ func (r *runner) count(ctx context.Context, l *line, ev *Event, v splice.Verdict
 		if !within && v.Join != splice.First {
 			v.Join = splice.Proven
 		}
+	case n > s.last && r.unsound > 0 && !l.again:
+		v.Join = splice.Possible // the last ones may have been of another count
+		r.disown()
 	case n > s.last:
 		if s.apart && v.Join == splice.Possible {
 			err = r.seam(ctx, l, v, ev, within)
 		}
 		v.Join, v.From, v.To = splice.Missing, s.last+1, n-1
-	case late:
+	case at.late != nil, at.beside, at.filled:
 		return v, within, nil
+	case n > 1 && within && r.fallen(l, n):
+		// One connection has brought the end of the one count and the beginning
+		// of the other.
+		if err = r.restarted(ctx, l, ev); l.count.skips {
+			v.Join = splice.Possible
+		}
 	case n <= 1 || !within:
 		// The count begins anew, where the splice knew of no replay.
-		v.Join, err = splice.Possible, r.forget(ctx)
+		v.Join, err = splice.Possible, r.forget(ctx, l)
 	default:
 		return v, within, nil // late, and never missed: two lines, or a site out of order
 	}
@@ -115,8 +124,9 @@ func (r *runner) recallCount(tail []TailEvent, e *entries) {
 			anew[g.To.UnixNano()] = true
 		}
 	}
+	begun := map[int64]bool{} // when it has
 	for _, x := range e.epochs {
-		anew[x.At.UnixNano()] = true
+		anew[x.At.UnixNano()], begun[x.At.UnixNano()] = true, true
 	}
 	s := &r.sequence
 	for i := range tail {
@@ -124,7 +134,7 @@ func (r *runner) recallCount(tail []TailEvent, e *entries) {
 		case t.Filled:
 		case !t.Sequenced:
 			s.known = false
-		case !s.known, t.Sequence > s.last, t.Sequence <= 1, anew[t.Time.UnixNano()]:
+		case !s.known, t.Sequence > s.last, t.Sequence <= 1, anew[t.Time.UnixNano()] && (begun[t.Time.UnixNano()] || r.missing.lacks(t.Sequence, true) == nil):
 			*s = sequence{last: t.Sequence, known: true}
 		}
 	}

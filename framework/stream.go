@@ -1,11 +1,11 @@
 package framework
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -176,6 +176,9 @@ type runner struct {
 	cursors   []Cursor  // of the last events, as many as ReplayCheck asks for
 	sequence  sequence
 	missing   missing
+	anew      int    // how much had been delivered when the site began the numbers anew
+	unsound   int    // the position after the first event of which nothing shows that it is in the count
+	leaving   *line  // its connection has ended, and what it held is being delivered
 	hashed    string // the type that has that hash
 	hash      uint64
 	final     error // why the stream ended
@@ -226,7 +229,7 @@ func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 			late = r.splice.End() + 1
 		}
 		last = e
-		if anew[beginning{e.Time.UnixNano(), e.ID}] {
+		if _, ok := decimal([]byte(e.ID)); ok && anew[beginning{e.Time.UnixNano(), e.ID}] {
 			r.splice.Renewed()
 		}
 		r.splice.Recall(e.ID, e.Hash)
@@ -242,12 +245,12 @@ func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 		r.lostAt = r.lastEvent
 		r.Log.Info("going on where the journal ends", "id", last.ID, "at", r.lastEvent.Format(time.RFC3339))
 	}
-	r.recallCount(at.Tail, notes)
-	r.recallSparse(at.Tail, notes)
 	if err := r.recallLedger(ctx, notes); err != nil {
 		return nil, fmt.Errorf("stream %s: %w", r.Name, err)
 	}
-	if err := r.recallFilled(ctx, at.Tail); err != nil {
+	r.recallCount(at.Tail, notes)
+	r.recallSparse(at.Tail, notes)
+	if err := r.recallFilled(ctx, at.Tail, notes); err != nil {
 		return nil, fmt.Errorf("stream %s: %w", r.Name, err)
 	}
 	return r, nil
@@ -347,17 +350,19 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event, content uint64)
 		return r.passIgnored(ctx, l, ev)
 	}
 	n, numbered := r.number(ev)
-	if r.missing.filled(n, numbered) {
+	r.step(l, n, numbered)
+	filled := r.missing.filled(n, numbered) && !r.behind(l)
+	if filled && l.count.sure {
 		r.stats.duplicates.Add(1)
 		r.reached(ev.Time)
 		return nil
 	}
-	beside := r.beside(l, ev, content)
+	beside, next := r.beside(l, ev, content), r.follows(n, numbered)
 	v := r.splice.Offer(&l.seam, ev.ID, content)
 	if v.Duplicate {
 		r.doubled(l, *ev)
 		l.brought(v.Position >= l.opened)
-		return nil
+		return r.recognised(ctx, l, n, numbered, v.Position)
 	}
 	l.brought(!v.Doubtful)
 	if !r.share.take() {
@@ -365,29 +370,30 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event, content uint64)
 	}
 	r.reached(ev.Time)
 	if v.Restarted {
-		if err := r.restarted(ctx, ev); err != nil {
+		if err := r.restarted(ctx, l, ev); err != nil {
 			return err
 		}
 	}
 	if v.Join == splice.First && r.known {
 		v.Join = splice.Possible // the journal has forgotten what was before
 	}
-	late := r.missing.lacks(n, numbered)
+	var late *hole
+	if !r.behind(l) {
+		late = r.missing.lacks(n, numbered)
+	}
+	if filled {
+		v = r.again(l, n, v)
+	}
 	if v.Join != splice.Within || ev.Sequenced {
-		if err := r.meet(ctx, l, ev, v, late != nil || beside); err != nil {
+		if err := r.meet(ctx, l, ev, v, numberedAt{n, late, beside, filled}); err != nil {
 			return err
 		}
 	}
 	if err := r.append(ctx, l, ev); err != nil {
 		return err
 	}
-	if late != nil && slices.Contains(r.missing.holes, late) {
-		r.missing.came(late, n)
-		if len(late.left) == 0 {
-			if err := r.accountApart(ctx, late); err != nil {
-				return err
-			}
-		}
+	if err := r.place(ctx, l, n, numbered, late, next); err != nil {
+		return err
 	}
 	if r.share.done() {
 		return errEnough // at once: the next event may be long in coming
@@ -434,13 +440,17 @@ func (r *runner) put(ctx context.Context, ev *Event) error {
 }
 
 // meet writes into the ledger what lies between the event and those before it.
-func (r *runner) meet(ctx context.Context, l *line, ev *Event, v splice.Verdict, late bool) error {
-	v, within, err := r.count(ctx, l, ev, v, late)
+func (r *runner) meet(ctx context.Context, l *line, ev *Event, v splice.Verdict, at numberedAt) error {
+	v, within, err := r.count(ctx, l, ev, v, at)
 	if err != nil {
 		return err
 	}
+	v = r.unproven(l, v, at)
 	if v.Join != splice.Within && v.Join != splice.First {
 		apart(func() { err = r.seam(ctx, l, v, ev, within) })
+		if v.Join == splice.Possible && at.late != nil {
+			l.count.seam = &Gap{From: r.lastEvent.UTC(), To: ev.Time.UTC(), Cause: cmp.Or(l.succeeds, r.lostCause)}
+		}
 	}
 	if !within { // the seam has told of them
 		l.doubtful, r.lostCause = 0, ""

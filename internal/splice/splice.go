@@ -43,6 +43,8 @@ type Splice struct {
 	vague    bool      // an id was seen twice: ids do not tell events apart
 	epoch    uint64    // how often the ids have begun anew
 	since    int       // the position at which the last one began
+	prelude  int       // the one at which the line that showed it may have reached it …
+	herald   uint32    // … and that line
 	one      uint64    // the oldest epoch that turned out to be the same
 	astray   int       // the position after the last event of a line that had not reached it
 	seam     int       // the position of the last event before which something may be missing
@@ -123,6 +125,7 @@ type Line struct {
 	placed     bool   // at means something
 	doubt      int    // so many of its next events may have been delivered before
 	overlapped bool   // it brought something that had been delivered before
+	sound      int    // the position after its last event that went on from the others
 	deep       bool   // it may begin with what was delivered in an earlier life and not recalled
 	joined     bool   // it has added an event
 }
@@ -225,21 +228,37 @@ func (n name) key(epoch uint64) uint64 {
 }
 
 // Reached tells whether what was delivered reaches the event: it was delivered
-// itself, or by its number it is not beyond the very next one. A connection
-// that begins with it is not ahead of the others.
+// itself, or so long ago that it may be forgotten, or by its number it is the
+// very next one. A connection that begins with it is not ahead of the others.
 func (s *Splice) Reached(id []byte, content uint64) bool {
 	n := s.name(id)
-	if n.hash == 0 {
-		return false
-	}
-	if p, ok := s.lookup(n.key(s.epoch), n.token(content)); ok && s.entry(p).token == n.token(content) {
-		return true
-	}
-	if _, _, ok := s.before(n, n.token(content)); ok {
-		return true
-	}
-	return n.numeric && s.counts() && n.number <= s.last+1
+	return n.numeric && s.counts() && n.number <= s.floor || s.Met(id, content)
 }
+
+// Met is Reached without what may be forgotten. A number below the last one
+// that was not delivered says nothing: the ids may have begun anew.
+func (s *Splice) Met(id []byte, content uint64) bool {
+	if n := s.name(id); n.numeric && s.counts() && n.number == s.last+1 {
+		return true
+	}
+	return s.Position(id, content) >= 0
+}
+
+// Position is where the event was delivered; -1 if it was not, or if that is
+// forgotten.
+func (s *Splice) Position(id []byte, content uint64) int {
+	n := s.name(id)
+	if p, ok := s.lookup(n.key(s.epoch), n.token(content)); ok && s.entry(p).token == n.token(content) {
+		return p
+	}
+	if p, _, ok := s.before(n, n.token(content)); ok {
+		return p
+	}
+	return -1
+}
+
+// Last is the largest number delivered, where ids are numbers.
+func (s *Splice) Last() (n uint64, ok bool) { return s.last, s.numeric }
 
 // Offer judges an event of the line and, unless it is a duplicate, remembers
 // it as delivered. id is the event's own, empty if it brought none. Where
@@ -260,7 +279,7 @@ func (s *Splice) Offer(l *Line, id []byte, content uint64) Verdict {
 		l.id = n.hash
 	}
 	if v.Duplicate {
-		l.overlapped = true
+		l.overlapped, l.sound = true, s.end
 		return v
 	}
 	if !l.joined && !v.welcome {
@@ -295,6 +314,9 @@ func (s *Splice) Next(l *Line, id []byte, content uint64) bool {
 // deliver remembers an event of the line as delivered.
 func (s *Splice) deliver(l *Line, n name, token uint64, doubtful bool) {
 	e := entry{token: token, key: n.key(l.epoch), line: l.Number, doubtful: doubtful}
+	if !n.numeric || !s.numeric || n.number > s.last {
+		l.sound = s.end + 1
+	}
 	if l.epoch == s.epoch {
 		s.number(n, l.Number)
 		e.number = n.number
@@ -336,8 +358,7 @@ func (s *Splice) known(l *Line, id []byte, n name, content uint64) Verdict {
 			case found && was == content:
 				return Verdict{Duplicate: true, Position: -1}
 			case found && n.numeric && n.number <= s.floor && l.epoch == s.epoch:
-				s.restart()
-				l.epoch = s.epoch
+				s.reach(l)
 				return Verdict{Restarted: true, Position: -1}
 			}
 		}
@@ -358,8 +379,7 @@ func (s *Splice) known(l *Line, id []byte, n name, content uint64) Verdict {
 	case p == s.end-1:
 		s.vague = true
 	default:
-		s.restart()
-		l.epoch = s.epoch
+		s.reach(l)
 		return Verdict{Restarted: true, Position: -1}
 	}
 	return Verdict{Position: -1}
@@ -425,6 +445,8 @@ func (s *Splice) unite(l *Line, n name, token uint64) (p int, ok bool) {
 	switch {
 	case !ok || s.entry(p).line == l.Number:
 		return 0, false
+	case epoch+1 == s.epoch && p >= s.prelude && p < s.since && s.entry(p).line == s.herald:
+		// What that line had brought before it was seen to have begun anew.
 	case p >= s.since:
 		if epoch < s.one {
 			s.one, s.numeric, s.runs, s.astray = epoch, false, 0, 0 // what the others brought was not counted
@@ -435,6 +457,13 @@ func (s *Splice) unite(l *Line, n name, token uint64) (p int, ok bool) {
 		return 0, false
 	}
 	return p, true
+}
+
+// reach begins a new epoch that the line has reached, with this event or with
+// those before it that did not go on from the others.
+func (s *Splice) reach(l *Line) {
+	s.restart()
+	s.prelude, s.herald, l.epoch = l.sound, l.Number, s.epoch
 }
 
 // restart begins a new epoch: what is remembered counts no more for those who

@@ -105,8 +105,8 @@ func TestRecalledTailSplicesAcrossARestart(t *testing.T) {
 	for n := range 10 {
 		s.Recall(strconv.Itoa(n+1), uint64(n+1))
 	}
-	if !s.Reached([]byte("11"), 11) || !s.Reached([]byte("9"), 9) || s.Reached([]byte("12"), 12) || !s.Reached([]byte("9"), 8) {
-		t.Error("Reached: want the next number and what is before it only")
+	if !s.Reached([]byte("11"), 11) || !s.Reached([]byte("9"), 9) || s.Reached([]byte("12"), 12) || s.Reached([]byte("9"), 8) {
+		t.Error("Reached: want the next number and what was delivered only")
 	}
 	l := &Line{Number: 1}
 	if v := s.Offer(l, []byte("10"), 10); !v.Duplicate {
