@@ -96,7 +96,9 @@ func (r *runner) take(ctx context.Context, l *line, a *attempt) (held bool, err 
 	}()
 	conn, _ := a.conn.(*httpConnection)
 	a.read = false
-	r.steady = r.calm(l)
+	if r.steady = r.calm(l); r.steady {
+		l.count.known = false // nobody looks at the numbers
+	}
 	at := &a.burst[0]
 	for n := 1; ; n++ {
 		if err := r.takeOne(ctx, l, a, at); err != nil {
