@@ -68,6 +68,7 @@ type Decoder struct {
 	hasBlank bool   // there has been a blank line
 	guarded  bool   // the garbage collector will settle the account
 	repaired []byte // the data of an event that was not UTF-8
+	usual    usual
 }
 
 // NewDecoder makes a decoder of the bytes of r. It reads nothing yet.
@@ -85,9 +86,6 @@ func NewDecoder(r io.Reader, o Options) *Decoder {
 // (see [Decoder.Unfinished]), a [*TooLargeError], or the reader's own error as
 // it is; it stays the same from then on, and ev is left alone.
 func (d *Decoder) Next(ev *Event) error {
-	if d.passed != nil {
-		d.last, d.passed = append(d.last[:0], d.passed...), nil
-	}
 	for !d.ended {
 		if d.scan(ev) {
 			return nil
@@ -120,6 +118,13 @@ func (d *Decoder) lastID() []byte {
 		return d.passed
 	}
 	return d.last
+}
+
+// keep copies the last event ID out of the buffer, before that is used again.
+func (d *Decoder) keep() {
+	if d.passed != nil {
+		d.last, d.passed = append(d.last[:0], d.passed...), nil
+	}
 }
 
 // Retry is the reconnection time that the feed asked for last, and whether it
@@ -308,10 +313,10 @@ func (d *Decoder) dispatch(ev *Event) bool {
 	d.block = d.offset()
 	d.hasBlank = true
 	if d.hasID {
-		d.last, d.id = d.id, d.last
+		d.last, d.id, d.passed = d.id, d.last, nil
 	}
 	if d.lines > 0 {
-		ev.ID, ev.HasID = d.last, d.hasID
+		ev.ID, ev.HasID = d.lastID(), d.hasID
 		ev.Type = d.typ
 		if len(d.typ) == 0 {
 			ev.Type = message
@@ -328,7 +333,7 @@ func (d *Decoder) dispatch(ev *Event) bool {
 	}
 	switch {
 	case d.tooLarge != nil:
-		d.odd(Oddity{Kind: TooLarge, Size: d.block - start, First: d.first, ID: string(d.last), Reason: d.tooLarge}, nil)
+		d.odd(Oddity{Kind: TooLarge, Size: d.block - start, First: d.first, ID: d.LastEventID(), Reason: d.tooLarge}, nil)
 	case len(d.typ) > 0:
 		d.odd(Oddity{Kind: NoData, Size: d.block - start}, d.typ)
 	}
@@ -410,6 +415,7 @@ func (d *Decoder) bound() {
 
 // fill makes room and reads once.
 func (d *Decoder) fill() {
+	d.keep()
 	if cap(d.repaired) > maxRead {
 		d.repaired = nil
 	}
@@ -459,6 +465,7 @@ func (d *Decoder) skipBOM() {
 // end keeps what is left over and gives the memory back.
 func (d *Decoder) end() {
 	d.ended = true
+	d.keep()
 	part := d.buf[d.pos:d.stop]
 	if len(part) > 0 || d.lines > 0 || d.hasID || len(d.typ) > 0 || d.tooLarge != nil {
 		d.left.Bytes = d.stats.Bytes - d.block
@@ -485,7 +492,7 @@ func (d *Decoder) end() {
 // oddEnd reports what was lost at the end.
 func (d *Decoder) oddEnd() {
 	if d.tooLarge != nil && d.o.OnTooLarge == Skip {
-		d.odd(Oddity{Kind: TooLarge, Size: d.left.Bytes, First: d.first, ID: string(d.last), Reason: d.tooLarge}, nil)
+		d.odd(Oddity{Kind: TooLarge, Size: d.left.Bytes, First: d.first, ID: d.LastEventID(), Reason: d.tooLarge}, nil)
 	}
 	if d.left.Bytes > 0 && d.err == io.EOF {
 		d.odd(Oddity{Kind: Unterminated, Size: d.left.Bytes}, d.left.First)
