@@ -12,8 +12,6 @@ package splice
 
 import (
 	"hash/maphash"
-	"math"
-	"math/bits"
 	"math/rand/v2"
 )
 
@@ -58,17 +56,6 @@ type Splice struct {
 	runs    int  // consecutive numbers seen within connections
 	sparse  bool // numbers were skipped within a connection: holes mean nothing
 	conn    uint32
-}
-
-// entry is an event that was delivered.
-type entry struct {
-	token  uint64 // of its id and content
-	key    uint64 // of its id and the epoch; 0 without an id
-	number uint64 // its id where that is a number, else 0
-	line   uint32 // Line.Number of who brought it
-	back   uint16 // how far back the next one of its chain is, 0 at the end: see link
-	// doubtful: it may be one that was delivered before.
-	doubtful bool
 }
 
 // New returns a Splice that remembers nothing.
@@ -144,10 +131,6 @@ func (s *Splice) Empty() bool { return s.end == 0 }
 // their ids do not serve.
 func (s *Splice) Sequential() bool { return s.vague || 2*s.named < len(s.ring) }
 
-// Renewed says that the ids began anew in an earlier life, with the next event
-// recalled or before it.
-func (s *Splice) Renewed() { s.restart() }
-
 // fewIDs is how many events there must be for one that has the id of the one
 // before it, so that ids tell them apart: some sites send the last id once more
 // at the beginning of each connection, with something else.
@@ -196,35 +179,6 @@ func (s *Splice) Deepen(l *Line) { l.deep = true }
 // Token names an event: equal events have equal tokens.
 func (s *Splice) Token(id []byte, content uint64) uint64 {
 	return s.name(id).token(content)
-}
-
-// name is an event's own id.
-type name struct {
-	hash    uint64 // 0 without an id
-	number  uint64 // what the id says, if numeric
-	numeric bool   // it is a decimal number
-}
-
-func (s *Splice) name(id []byte) (n name) {
-	switch n.number, n.numeric = decimal(id); {
-	case n.numeric:
-		n.hash = n.number*s.odd | 1
-	case len(id) > 0:
-		n.hash = maphash.Bytes(s.seed, id) | 1
-	}
-	return n
-}
-
-const golden = 0x9e3779b97f4a7c15 // spreads over all bits
-
-func (n name) token(content uint64) uint64 { return bits.RotateLeft64(n.hash, 17)*golden ^ content }
-
-// key names the id in an epoch.
-func (n name) key(epoch uint64) uint64 {
-	if n.hash == 0 {
-		return 0
-	}
-	return (n.hash + epoch*golden) | 1
 }
 
 // Reached tells whether what was delivered reaches the event: it was delivered
@@ -400,83 +354,6 @@ func (s *Splice) forgot(l *Line, n name) bool {
 	return l.deep || s.lost.has(n.key(s.epoch))
 }
 
-// find looks for the id in the epoch that the line is in, and in a newer one
-// that another line has begun.
-func (s *Splice) find(l *Line, n name, token uint64) (p int, ok bool) {
-	p, ok = s.lookup(n.key(l.epoch), token)
-	switch {
-	case ok && s.entry(p).token == token:
-		return p, ok
-	case l.epoch == s.epoch:
-		if q, there := s.unite(l, n, token); there {
-			return q, there
-		}
-		return p, ok
-	}
-	q, there := s.lookup(n.key(s.epoch), token)
-	if ok || there && s.entry(q).token == token {
-		l.epoch = s.epoch // the line has reached the new beginning, too
-		return q, there
-	}
-	return p, ok
-}
-
-// many is how many epochs back an event is looked for.
-const many = 4
-
-// before looks for the event in the epochs before the current one.
-func (s *Splice) before(n name, token uint64) (p int, epoch uint64, ok bool) {
-	for epoch = s.epoch; epoch > 0 && s.epoch-epoch < many; {
-		epoch--
-		if p, ok = s.lookup(n.key(epoch), token); ok && s.entry(p).token == token {
-			return p, epoch, true
-		}
-	}
-	return 0, 0, false
-}
-
-// unite looks for an event that is not of the line's epoch, the current one,
-// among those of others. A connection may begin with a replay from before the
-// epoch. And where other lines, which have not reached the epoch, have brought
-// the event since it began, it was none: the ids go on, and a single one has
-// come with two contents.
-func (s *Splice) unite(l *Line, n name, token uint64) (p int, ok bool) {
-	p, epoch, ok := s.before(n, token)
-	switch {
-	case !ok || s.entry(p).line == l.Number:
-		return 0, false
-	case epoch+1 == s.epoch && p >= s.prelude && p < s.since && s.entry(p).line == s.herald:
-		// What that line had brought before it was seen to have begun anew.
-	case p >= s.since:
-		if epoch < s.one {
-			s.one, s.numeric, s.runs, s.astray = epoch, false, 0, 0 // what the others brought was not counted
-		}
-	case !l.joined:
-		l.epoch = epoch
-	default:
-		return 0, false
-	}
-	return p, true
-}
-
-// reach begins a new epoch that the line has reached, with this event or with
-// those before it that did not go on from the others.
-func (s *Splice) reach(l *Line) {
-	s.restart()
-	s.prelude, s.herald, l.epoch = l.sound, l.Number, s.epoch
-}
-
-// restart begins a new epoch: what is remembered counts no more for those who
-// have reached it.
-func (s *Splice) restart() {
-	s.epoch++
-	s.since, s.one, s.top = s.end, s.epoch, 0
-	s.numeric, s.runs, s.sparse, s.floor, s.last = false, 0, false, 0, 0
-	for i := range s.ring {
-		s.ring[i].number = 0
-	}
-}
-
 func (s *Splice) join(l *Line, n name, restarted bool) (j Join, from, to uint64) {
 	if s.end == 0 {
 		return First, 0, 0
@@ -527,91 +404,3 @@ func (s *Splice) number(n name, conn uint32) {
 // Sparse says that numbers were skipped without an event being missing, so that
 // a missing number means nothing.
 func (s *Splice) Sparse() { s.sparse = true }
-
-func (s *Splice) entry(p int) *entry { return &s.ring[uint(p)%Window] }
-
-// base is the position of the oldest event that is remembered.
-func (s *Splice) base() int { return s.end - len(s.ring) }
-
-func (s *Splice) remember(e entry) {
-	if len(s.order.after) > 0 && len(s.ring) == Window {
-		s.order.forget(s.base())
-	}
-	if len(s.ring) < Window {
-		s.ring = append(s.ring, entry{})
-	} else if old := s.entry(s.end); old.key != 0 {
-		s.named--
-		if s.floor = max(s.floor, old.number); old.number == 0 {
-			s.lost.add(old.key)
-		}
-	}
-	*s.entry(s.end) = e
-	s.end++
-	if e.key != 0 {
-		s.named++
-	}
-}
-
-// link puts the events into their chains that are not in them yet. A chain is
-// known by the position after its first event and leads from each one to an
-// older one. Nothing is ever taken out of it: where an event has been
-// forgotten, the chain is over.
-func (s *Splice) link() {
-	if s.named > len(s.chains) {
-		s.chains = make([]int, 1<<bits.Len(uint(s.named-1)|7))
-		s.linked = 0
-	}
-	for p := max(s.linked, s.base()); p < s.end; p++ {
-		e := s.entry(p)
-		if e.key == 0 {
-			continue
-		}
-		first := s.chain(e.key)
-		if e.back = 0; *first > s.base() {
-			e.back = uint16(p + 1 - *first)
-		}
-		*first = p + 1
-	}
-	s.linked = s.end
-}
-
-func (s *Splice) chain(key uint64) *int {
-	return &s.chains[key>>bits.LeadingZeros64(uint64(len(s.chains)-1))]
-}
-
-// lookup returns the position of the last event with the key and the token, or
-// else of the last one with the key.
-func (s *Splice) lookup(key, token uint64) (p int, ok bool) {
-	if s.link(); len(s.chains) == 0 || key == 0 {
-		return 0, false
-	}
-	for at := *s.chain(key) - 1; at >= s.base(); {
-		e := s.entry(at)
-		if e.key == key && (!ok || e.token == token) {
-			if p, ok = at, true; e.token == token {
-				break
-			}
-		}
-		if e.back == 0 {
-			break
-		}
-		at -= int(e.back)
-	}
-	return p, ok
-}
-
-// decimal reads a number in its shortest decimal form: "007" names another
-// event than "7".
-func decimal(b []byte) (n uint64, ok bool) {
-	if len(b) == 0 || len(b) > 20 || b[0] == '0' && len(b) > 1 {
-		return 0, false
-	}
-	for i, c := range b {
-		d := uint64(c - '0')
-		if d > 9 || i == 19 && (n > math.MaxUint64/10 || n*10 > math.MaxUint64-d) {
-			return 0, false
-		}
-		n = n*10 + d
-	}
-	return n, true
-}
