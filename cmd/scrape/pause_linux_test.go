@@ -36,13 +36,15 @@ sinks:
 		had := len(p.rows("data/ticks.db", "t"))
 		run.until("events", func() bool { return len(p.rows("data/ticks.db", "t")) >= had+more })
 	}
-	for range 3 {
+	for i := range 6 {
 		goesOn(100)
+		// Once more within what was granted for the last time, or not.
+		time.Sleep(time.Duration(i) * 100 * time.Millisecond)
 		signal(syscall.SIGSTOP)
 		time.Sleep(700 * time.Millisecond) // it is stopped for longer than any silence
 		signal(syscall.SIGCONT)
-		goesOn(500) // what came meanwhile, and more
 	}
+	goesOn(500) // what came meanwhile, and more
 	run.interrupt()
 	run.wait(0)
 	if _, s := p.summary("out.json"); s.Silences != 0 || len(s.Gaps) != 0 || s.Events < 300 {

@@ -54,6 +54,7 @@ type Watch struct {
 	// from epoch, never 0), or 0; spent is the time waited in finished reads
 	// since the last event.
 	since, spent atomic.Int64
+	forgiven     atomic.Int64 // of the read in progress: the program stood still
 	least        atomic.Int64 // Config.Stale, until Within changes it
 	stale        atomic.Int64 // the limit in force
 	quiet        atomic.Int64 // Config.Quiet, until Within changes it
@@ -64,7 +65,8 @@ type Watch struct {
 	mu      sync.Mutex // guards what follows, never held while calling out
 	timer   *time.Timer
 	due     time.Duration // when the timer goes off, from epoch
-	excused int64         // the read, by its beginning, that was given grace
+	excused int64         // the read, by its beginning, in which the program stood still last
+	until   time.Duration // the end of the grace after that, from epoch
 	stopped bool
 }
 
@@ -88,7 +90,7 @@ func New(c Config) *Watch {
 		// The lock keeps check from running before timer is set.
 		w.mu.Lock()
 		w.timer = time.AfterFunc(first, w.check)
-		w.due = time.Since(w.epoch) + first
+		w.wake(first)
 		w.mu.Unlock()
 	}
 	return w
@@ -140,9 +142,18 @@ func (w *Watch) hurry() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if at := time.Since(w.epoch) + w.period(); w.timer != nil && !w.stopped && at < w.due {
-		w.timer.Reset(w.period())
-		w.due = at
+		w.wake(w.period())
 	}
+}
+
+// wake sets the timer for the end of a wait. It runs with w.mu held.
+func (w *Watch) wake(wait time.Duration) {
+	const last = 2 * late
+	if wait > last {
+		wait -= last
+	}
+	w.timer.Reset(wait)
+	w.due = time.Since(w.epoch) + wait
 }
 
 // Reading is called before a read that may block.
@@ -154,7 +165,7 @@ func (w *Watch) Read(p []byte) {
 	if began == 0 || w.config.Quiet <= 0 && w.config.Rhythm == nil && w.config.Buffered == nil {
 		return
 	}
-	pause := time.Since(w.epoch) - time.Duration(began)
+	pause := max(time.Since(w.epoch)-time.Duration(began)-time.Duration(w.forgiven.Swap(0)), 0)
 	if w.config.Quiet > 0 {
 		w.spent.Add(int64(pause))
 	}
@@ -203,11 +214,17 @@ func (w *Watch) check() {
 		return
 	}
 	// A timer that goes off late says that this program stood still, or its
-	// machine: what has come meanwhile may lie in the socket.
-	if at, read := time.Since(w.epoch), w.since.Load(); at-w.due > late && w.excused != read {
-		w.excused = read
-		w.timer.Reset(grace)
-		w.due = at + grace
+	// machine: what has come meanwhile may lie in the socket. The same read is
+	// excused once.
+	at, read := time.Since(w.epoch), w.since.Load()
+	if at-w.due > late && (read == 0 || w.excused != read) {
+		w.excused, w.until = read, at+grace
+		if w.spent.Store(0); read != 0 {
+			w.forgiven.Store(int64(at) - read)
+		}
+	}
+	if at < w.until {
+		w.wake(min(late, w.until-at))
 		w.mu.Unlock()
 		return
 	}
@@ -228,8 +245,7 @@ func (w *Watch) check() {
 	if kind != 0 {
 		w.stopped = true
 	} else {
-		w.timer.Reset(next)
-		w.due = time.Since(w.epoch) + next
+		w.wake(next)
 	}
 	w.mu.Unlock()
 	if kind == 0 {

@@ -211,9 +211,9 @@ func TestAProgramThatStoodStillReadsFirst(t *testing.T) {
 			want = 4*time.Second + 500*time.Millisecond + 4*time.Second
 		}
 		kind, at, _ := fired(t, Config{Stale: 4 * time.Second}, func(w io.Writer, watch *Watch) {
-			time.Sleep(time.Second)
+			time.Sleep(3*time.Second + 600*time.Millisecond) // within the last moments
 			standStill(watch)
-			time.Sleep(3*time.Second + 500*time.Millisecond)
+			time.Sleep(900 * time.Millisecond)
 			if came {
 				_, _ = w.Write([]byte("x"))
 			} else {
@@ -223,6 +223,28 @@ func TestAProgramThatStoodStillReadsFirst(t *testing.T) {
 		})
 		if kind != Silence || at != want {
 			t.Errorf("something came: %v; fired %v at %v, want Silence at %v", came, kind, at, want)
+		}
+	}
+}
+
+// What a feed said while the program stood still was not missing: the wait for
+// an event begins anew, whether the reader or the timer goes on first.
+func TestAProgramThatStoodStillWaitsForEventsAnew(t *testing.T) {
+	for came, want := range map[time.Duration]time.Duration{
+		3900 * time.Millisecond: 7900 * time.Millisecond,
+		4500 * time.Millisecond: 8 * time.Second,
+	} {
+		kind, at, _ := fired(t, Config{Quiet: 4 * time.Second}, func(w io.Writer, watch *Watch) {
+			time.Sleep(3*time.Second + 600*time.Millisecond)
+			watch.mu.Lock()
+			watch.due -= 2 * time.Second // as seen from the timer, which goes off at 4 s
+			watch.mu.Unlock()
+			time.Sleep(came - 3*time.Second - 600*time.Millisecond)
+			_, _ = w.Write([]byte("x")) // no event
+			time.Sleep(time.Hour)
+		})
+		if kind != Quiet || at != want {
+			t.Errorf("what came at %v: fired %v at %v, want Quiet at %v", came, kind, at, want)
 		}
 	}
 }
