@@ -258,10 +258,9 @@ func (r *runner) recallLedger(ctx context.Context, e *entries) error {
 		}
 	}
 	for _, g := range e.gaps {
-		if g.State != GapKnown || g.Lost {
-			continue
+		if g.State == GapKnown && !g.Lost {
+			r.dig(g)
 		}
-		r.dig(g)
 	}
 	return nil
 }
