@@ -46,6 +46,7 @@ type line struct {
 	exit     string // of its connection
 	live     bool   // it counts as a live line in the statistics
 	waiting  bool   // its events are held until its place is found: see seam.go
+	remains  bool   // that is all there is of it: its connection has ended
 	doubted  bool   // that is since it is not known whether its numbers are those of the others
 	held     held
 	side     bool        // it has waited beside another line

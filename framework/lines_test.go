@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -84,6 +85,56 @@ func TestAStopDoesNotPassWhatTheSlowerLineHasNotBrought(t *testing.T) {
 				log := holdFor(t, &Stream{Target: s, Lines: 2}, after+7*time.Millisecond)
 				if a := log.account(s.id); a.gaps > 0 || a.lost > 0 || len(a.silently) > 0 {
 					t.Errorf("%+v", a)
+				}
+			})
+		})
+	}
+}
+
+// TestAStopDeliversWhatALineHolds stops a stream while one of its lines is dead
+// and the other waits for it: without ids nothing brings again what that one
+// has read.
+func TestAStopDeliversWhatALineHolds(t *testing.T) {
+	for k := range 20 { // the two end in either order
+		t.Run(strconv.Itoa(k), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &feedSite{every: 250 * time.Millisecond, start: time.Now(), last: 200, id: func(int) string { return "" }, data: strconv.Itoa}
+				conns := 0
+				s.first = func(int, int) int { conns++; return 29*conns - 28 } // 1 and 30
+				s.fate = func(k int) fate { return map[int]fate{1: {after: 5100 * time.Millisecond, mute: true}}[k] }
+				log := holdFor(t, &Stream{Target: s, Lines: 2, StaleAfter: time.Minute}, 9100*time.Millisecond)
+				if a := log.account(s.id); a.delivered != 20+7 || a.gaps != 1 || a.doubled > 0 || len(a.silently) > 0 {
+					t.Errorf("%+v, want 1 to 20 and 30 to 36", a)
+				}
+			})
+		})
+	}
+}
+
+// TestWhatALineHoldsOutlivesItsConnection has one line be dead, which nobody
+// knows for long, and the connections of the other end while they wait for it.
+func TestWhatALineHoldsOutlivesItsConnection(t *testing.T) {
+	for name, id := range map[string]func(int) string{"no ids": func(int) string { return "" }, "ids": strconv.Itoa} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var mu sync.Mutex
+				read := map[int]bool{}
+				s := &feedSite{every: 250 * time.Millisecond, start: time.Now(), last: 400, id: id, first: replays["none"]}
+				s.data = func(n int) string {
+					mu.Lock()
+					defer mu.Unlock()
+					read[n] = true
+					return strconv.Itoa(n)
+				}
+				s.fate = func(k int) fate {
+					if k > 8 {
+						return fate{} // both are back
+					}
+					return fate{after: 5100 * time.Millisecond, mute: k == 1}
+				}
+				log := holdFor(t, &Stream{Target: s, Lines: 2, StaleAfter: 40 * time.Second, MaxWait: 2 * time.Second}, 80*time.Second)
+				if a := log.account(s.id); a.delivered != len(read) || a.doubled > 0 || len(a.silently) > 0 || s.conns < 9 {
+					t.Errorf("%d events were read by %d connections: %+v", len(read), s.conns, a)
 				}
 			})
 		})

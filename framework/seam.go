@@ -1,7 +1,6 @@
 package framework
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -151,7 +150,7 @@ func (r *runner) limit(ctx context.Context, l *line) {
 			r.limit(ctx, l) // another line has come that may reach it
 		default:
 			if err := r.decide(ctx, l); err != nil {
-				l.fail(err)
+				r.fail(l, err)
 			}
 		}
 	})
@@ -273,6 +272,10 @@ func (r *runner) join(ctx context.Context, l *line, fit splice.Fit) (err error) 
 		l.old = nil
 	}
 	r.shown(l)
+	if l.remains {
+		r.leaving = l
+		defer func() { r.leaving = nil; r.parts(l) }()
+	}
 	err = r.release(ctx, l, h, fit)
 	l.missed = l.missed || err != nil
 	return err
@@ -351,55 +354,4 @@ func (r *runner) closed(l *line) {
 		l.live = false
 		r.stats.left()
 	}
-}
-
-// parted deals with what waits when the connection of a line has ended, and
-// tells whether the line is over, since another one has its place, or why what
-// it held could not be delivered.
-func (r *runner) parted(ctx context.Context, l *line) (over bool, err error) {
-	r.mu.Lock()
-	defer r.unlock()
-	r.closed(l)
-	r.leaving = l
-	switch {
-	case !l.waiting:
-	case l.old != nil:
-		r.admit(l)
-		if l.old.change != nil {
-			l.old.change(l.succeeds, true)
-		}
-		l.old, l.missed, over = nil, true, true
-		r.Log.Info("the successor's connection ended before it could take over")
-	case r.abreast(l):
-		// What it held is brought by the line that it waited for, too.
-		l.missed = len(r.admit(l).events) > 0
-	default:
-		err = r.decide(ctx, l)
-	}
-	r.leaving = nil
-	r.parts(l)
-	from := r.resumeFrom()
-	for _, w := range r.waiting {
-		if w.old == l {
-			w.old, over = nil, true
-		}
-		switch {
-		case !w.waiting || w.old != nil || r.abreast(w):
-		case ctx.Err() != nil && w.side && !r.splice.Sequential():
-			// All are stopped: the cursor must not pass what the line that has
-			// just been stopped would have brought.
-			w.missed = len(r.admit(w).events) > 0
-		case r.splice.Sequential() && len(w.held.events) > 0:
-			w.deadline.Stop()
-			r.limit(ctx, w) // a replay may be under way
-		default:
-			if len(w.held.events) > 0 {
-				l.back = cmp.Or(l.back, from) // the site may send what lies in between
-			}
-			if err := r.decide(ctx, w); err != nil {
-				w.fail(err)
-			}
-		}
-	}
-	return over, err
 }
