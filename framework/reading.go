@@ -136,6 +136,7 @@ func (r *runner) takeOne(ctx context.Context, l *line, a *attempt, s *slot) (err
 		if !a.awake && l.news.Load() {
 			a.awake = true
 			a.watch.Within(a.def.StaleAfter, a.def.QuietAfter) // it is not quiet any more
+			r.Log.Debug("brings news", "exit", a.id.lease.exit())
 		}
 	} else {
 		r.stats.ignored.Add(1)

@@ -186,7 +186,7 @@ func (s *stage) strike(f fault, lines int, h held) {
 	h.wait("every line", time.Minute, func() bool { return s.site.lines() == lines })
 	began, before := time.Now(), h.seen.len()
 	h.wait("the first events", time.Minute+s.pace.warm, func() bool {
-		return h.seen.len() >= before+30 && time.Since(began) > s.pace.warm
+		return h.seen.len() >= before+30 && time.Since(began) > s.pace.warm && s.settled(h, time.Time{})
 	})
 	open := s.site.first(s.t)
 	s.from = time.Now()
@@ -201,6 +201,29 @@ func (s *stage) strike(f fault, lines int, h held) {
 		}
 		last := h.seen.last()
 		return last.After(resumed.Add(s.pace.lasts)) && time.Since(last) < 10*s.pace.every+time.Second/2 &&
-			h.seen.after(resumed) > 50 && (f.closed || s.site.opened(s.from) > 0)
+			h.seen.after(resumed) > 50 && (f.closed || s.settled(h, s.from))
 	})
+}
+
+// settled tells whether the stream has been opened since then and the open
+// connections are in their places: one that is still looking for its place cannot
+// tell, when all is stopped, whether it has missed anything.
+func (s *stage) settled(h held, then time.Time) bool {
+	opened := s.site.opened(then)
+	if h.news == nil {
+		return len(opened) > 0 // the only line: what is received comes by it
+	}
+	news := h.news()
+	for i, since := range opened {
+		later := 0
+		for _, at := range news {
+			if at.After(since) {
+				later++
+			}
+		}
+		if later < len(opened)-i {
+			return false
+		}
+	}
+	return len(opened) > 0
 }

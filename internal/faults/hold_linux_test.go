@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -54,7 +55,7 @@ func hold(t *testing.T, f fault, source source, lines int, p pace) row {
 	defer j.Close()
 	sink := &sink{}
 	keeper := auth.NewKeeper(auth.Config{Name: "site", Source: &tokens{}, AttemptsPerHour: -1})
-	ends := &ends{}
+	diary := &diary{}
 	stream := &framework.Stream{
 		Name:   "faults/feed",
 		Target: &framework.SSE{Request: framework.Request{URL: "http://" + s.site.addr + "/stream"}},
@@ -68,7 +69,7 @@ func hold(t *testing.T, f fault, source source, lines int, p pace) row {
 		MinWait:    p.min,
 		MaxWait:    p.max,
 		Limits:     &framework.Limits{ConnectsPerSecond: 100, Burst: 100},
-		Log:        slog.New(ends),
+		Log:        slog.New(diary),
 	}
 	w, err := framework.NewWorker(framework.Config{
 		Journal: j, Streams: []*framework.Stream{stream},
@@ -80,7 +81,7 @@ func hold(t *testing.T, f fault, source source, lines int, p pace) row {
 	over := make(chan struct{})
 	var failed error
 	go func() { failed = w.Run(t.Context()); close(over) }()
-	s.strike(f, lines, held{t: t, seen: &sink.collector, ended: func() bool {
+	s.strike(f, lines, held{t: t, seen: &sink.collector, news: func() []time.Time { return diary.of(brought) }, ended: func() bool {
 		select {
 		case <-over:
 			return true
@@ -93,34 +94,44 @@ func hold(t *testing.T, f fault, source source, lines int, p pace) row {
 		t.Fatal(failed)
 	}
 	r := s.judge(sink.seen, w.Stats().Streams[0].Gaps)
-	r.noticed = ends.after(s.from)
+	r.noticed = next(diary.of(ended), s.from)
 	return r
 }
 
-// ends is a log that remembers when connections ended.
-type ends struct {
+// What the program logs when a connection has ended, and when one has brought
+// the first event that is no replay: its place in the stream is found then.
+const ended, brought = "connection ended", "brings news"
+
+// diary is a log that remembers when what was said.
+type diary struct {
 	mu sync.Mutex
-	at []time.Time
+	at map[string][]time.Time
 }
 
-func (e *ends) Handle(_ context.Context, r slog.Record) error {
-	if r.Message == "connection ended" {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		e.at = append(e.at, r.Time)
+func (d *diary) Handle(_ context.Context, r slog.Record) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.at == nil {
+		d.at = map[string][]time.Time{}
 	}
+	d.at[r.Message] = append(d.at[r.Message], r.Time)
 	return nil
 }
 
-func (e *ends) Enabled(context.Context, slog.Level) bool { return true }
-func (e *ends) WithAttrs([]slog.Attr) slog.Handler       { return e }
-func (e *ends) WithGroup(string) slog.Handler            { return e }
+func (d *diary) Enabled(context.Context, slog.Level) bool { return true }
+func (d *diary) WithAttrs([]slog.Attr) slog.Handler       { return d }
+func (d *diary) WithGroup(string) slog.Handler            { return d }
 
-// after is how long after then the next connection ended; 0 if none did.
-func (e *ends) after(then time.Time) time.Duration {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, at := range e.at {
+// of is when that was said.
+func (d *diary) of(message string) []time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.at[message])
+}
+
+// next is how long after then the next of the times is; 0 without one.
+func next(times []time.Time, then time.Time) time.Duration {
+	for _, at := range times {
 		if at.After(then) {
 			return at.Sub(then)
 		}

@@ -13,7 +13,8 @@ import (
 type held struct {
 	t     *testing.T
 	seen  *collector
-	ended func() bool // nothing more will come
+	ended func() bool        // nothing more will come
+	news  func() []time.Time // when connections have found their places; nil where it is not told
 }
 
 // wait waits until it is done.

@@ -57,7 +57,8 @@ type program struct {
 	t      *testing.T
 	dir    string
 	cmd    *exec.Cmd
-	stderr bytes.Buffer
+	began  time.Time
+	stderr written
 	over   chan struct{}
 }
 
@@ -65,6 +66,7 @@ type program struct {
 func start(t *testing.T, dir string, out io.Writer, args ...string) *program {
 	t.Helper()
 	p := &program{t: t, dir: dir, cmd: exec.Command("/proc/self/exe", args...), over: make(chan struct{})}
+	p.began = time.Now()
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, out, &p.stderr
 	p.cmd.Env = append(os.Environ(), asScrape+"=1", "XDG_CONFIG_HOME="+filepath.Join(dir, "config"))
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -91,6 +93,47 @@ func (p *program) ended() bool {
 	default:
 		return false
 	}
+}
+
+// said is when the program logged the message. Its log names the time of the
+// day.
+func (p *program) said(message string) (times []time.Time) {
+	p.t.Helper()
+	for line := range strings.Lines(p.stderr.String()) {
+		clock, rest, whole := strings.Cut(line, " ")
+		if !whole || !strings.Contains(rest, fmt.Sprintf("msg=%q", message)) {
+			continue
+		}
+		at, err := time.Parse("time=15:04:05.000", clock)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		then := p.began
+		at = time.Date(then.Year(), then.Month(), then.Day(), at.Hour(), at.Minute(), at.Second(), at.Nanosecond(), time.Local)
+		if at.Before(then.Truncate(time.Millisecond)) {
+			at = at.AddDate(0, 0, 1) // past midnight
+		}
+		times = append(times, at.Add(time.Millisecond)) // its digits are cut off
+	}
+	return times
+}
+
+// written gathers what a program prints while somebody reads it.
+type written struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (w *written) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.Write(p)
+}
+
+func (w *written) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.String()
 }
 
 // end interrupts it, if it has not ended by itself, and wants it to end well.
@@ -127,37 +170,15 @@ func run(t *testing.T, f fault, source source, lines int, p pace) row {
 	if err := os.WriteFile(filepath.Join(dir, "feed.yaml"), file.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	scrape := start(t, dir, io.Discard, "run", "feed.yaml", "--progress", "none")
+	scrape := start(t, dir, io.Discard, "run", "feed.yaml", "--progress", "none", "--log-level", "debug")
 	seen := &collector{}
 	read := follow(t, filepath.Join(dir, "data", "jsonl"), seen, scrape.over)
-	s.strike(f, lines, held{t: t, seen: seen, ended: scrape.ended})
+	s.strike(f, lines, held{t: t, seen: seen, ended: scrape.ended, news: func() []time.Time { return scrape.said(brought) }})
 	scrape.end()
 	read()
 	r := s.judge(seen.seen, coverage(t, dir))
-	r.noticed = noticed(t, scrape.stderr.String(), s.from)
+	r.noticed = next(scrape.said(ended), s.from.Truncate(time.Millisecond))
 	return r
-}
-
-// noticed is how long after then the program says that a connection has ended; 0
-// if it does not.
-func noticed(t *testing.T, log string, then time.Time) time.Duration {
-	t.Helper()
-	for line := range strings.Lines(log) {
-		clock, rest, _ := strings.Cut(line, " ")
-		if !strings.Contains(rest, `msg="connection ended"`) {
-			continue
-		}
-		at, err := time.Parse("time=15:04:05.000", clock)
-		if err != nil {
-			t.Fatal(err)
-		}
-		// The log names the time of the day.
-		at = time.Date(then.Year(), then.Month(), then.Day(), at.Hour(), at.Minute(), at.Second(), at.Nanosecond(), time.Local)
-		if d := at.Sub(then.Truncate(time.Millisecond)); d >= 0 {
-			return max(d, time.Millisecond)
-		}
-	}
-	return 0
 }
 
 // coverage is what scrape coverage says of the one stream.
@@ -276,7 +297,7 @@ func tail(t *testing.T, f fault, source source, p pace) row {
 	in.Close()
 	reading.Wait()
 	r := s.judge(seen.seen, warned(t, scrape.stderr.String(), s.from))
-	r.noticed = noticed(t, scrape.stderr.String(), s.from)
+	r.noticed = next(scrape.said(ended), s.from.Truncate(time.Millisecond))
 	return r
 }
 

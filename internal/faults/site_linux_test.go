@@ -240,7 +240,7 @@ func (s *site) first(t *testing.T) *wire {
 }
 
 // lines is how many streams are open.
-func (s *site) lines() int { return s.opened(time.Time{}) }
+func (s *site) lines() int { return len(s.opened(time.Time{})) }
 
 // any returns one of the open streams that nothing has happened to, nil without
 // one.
@@ -269,16 +269,18 @@ func (c *wire) faulty() bool {
 	return c.mute.Load() || c.still.Load() || c.drip.Load() || c.end.Load() || c.cut.Load() || c.ctx.Err() != nil
 }
 
-// opened is how many streams are open that were opened after then.
-func (s *site) opened(then time.Time) (n int) {
+// opened is when the open streams were opened that were opened after then, in
+// order.
+func (s *site) opened(then time.Time) (times []time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.conns {
 		if c.since.After(then) {
-			n++
+			times = append(times, c.since)
 		}
 	}
-	return n
+	slices.SortFunc(times, time.Time.Compare)
+	return times
 }
 
 // lift ends a ban and forgives a token, after so long.
