@@ -352,9 +352,7 @@ func TestPrograms(t *testing.T) {
 					}
 					t.Run(f.name+"/"+s.String(), func(t *testing.T) {
 						t.Parallel()
-						r := program.hold(t, f, s, paceFor(program.lines))
-						tb.put(f, s, r)
-						r.check(t, s, program.lines, f)
+						tb.put(f, s, paceFor(program.lines).fill(t, s, program.lines, f, func(p pace) row { return program.hold(t, f, s, p) }))
 					})
 				}
 			}

@@ -65,6 +65,11 @@ type wire struct {
 	drip  atomic.Bool // one byte at a time, slowly
 	end   atomic.Bool // a clean end
 	cut   atomic.Bool // an end inside an event
+
+	// Once they have been looked for: the proxy that carries it, and that one's
+	// end towards the client.
+	via    *forward
+	tunnel net.Conn
 }
 
 type connKey struct{}
@@ -224,19 +229,14 @@ func (s *stage) reset(c net.Conn) {
 	c.Close()
 }
 
-// first waits for an open stream and returns the oldest.
-func (s *site) first(t *testing.T) *wire {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		s.mu.Lock()
-		if len(s.conns) > 0 {
-			defer s.mu.Unlock()
-			return s.conns[0]
-		}
-		s.mu.Unlock()
+// oldest is the open stream that was opened first, nil without one.
+func (s *site) oldest() *wire {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.conns) == 0 {
+		return nil
 	}
-	t.Fatal("nobody has opened the stream")
-	return nil
+	return s.conns[0]
 }
 
 // lines is how many streams are open.

@@ -140,7 +140,8 @@ func leastHeap(samples []soaked) uint64 {
 	return slices.MinFunc(samples, func(a, b soaked) int { return cmp.Compare(a.heap, b.heap) }).heap
 }
 
-// storm makes faults for so long and tells how many.
+// storm makes faults for so long, and goes on until there are a quarter of those
+// that an idle machine would have had, and tells how many.
 func storm(rng *rand.Rand, sites []*stage, d time.Duration) (made int) {
 	kinds := []func(s *stage, w *wire){
 		func(_ *stage, w *wire) { w.mute.Store(true) },
@@ -148,8 +149,8 @@ func storm(rng *rand.Rand, sites []*stage, d time.Duration) (made int) {
 		func(_ *stage, w *wire) { w.end.Store(true) },
 		func(_ *stage, w *wire) { w.cut.Store(true) },
 		func(s *stage, w *wire) { s.reset(w.conn) },
-		func(s *stage, w *wire) { s.tunnel(w).Close() },
-		func(s *stage, w *wire) { vanish(s.t, s.tunnel(w)) },
+		func(s *stage, w *wire) { w.tunnel.Close() },
+		func(s *stage, w *wire) { vanish(s.t, w.tunnel) },
 		func(s *stage, w *wire) { s.revoke(w); w.end.Store(true) },
 		func(s *stage, w *wire) { s.revoke(w); w.mute.Store(true) },
 		func(s *stage, w *wire) { s.ban(w); s.site.lift(100*time.Millisecond, w); w.end.Store(true) },
@@ -158,9 +159,9 @@ func storm(rng *rand.Rand, sites []*stage, d time.Duration) (made int) {
 			w.end.Store(true)
 		},
 	}
-	for until := time.Now().Add(d); time.Now().Before(until); time.Sleep(faultEvery) {
+	for until := time.Now().Add(d); time.Now().Before(until) || made < int(d/faultEvery)/4; time.Sleep(faultEvery) {
 		s := sites[rng.IntN(len(sites))]
-		if w := s.site.any(rng); w != nil {
+		if w := s.site.any(rng); w != nil && s.carried(w) {
 			kinds[rng.IntN(len(kinds))](s, w)
 			made++
 		}
