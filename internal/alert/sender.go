@@ -146,6 +146,9 @@ func (s *Sender) run(ctx context.Context, a Alert, body []byte) error {
 	c.Stdin = bytes.NewReader(body)
 	c.WaitDelay = time.Second // a child of it may hold its output open
 	out, err := c.CombinedOutput()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // the command itself ended well
+	}
 	if err != nil && len(out) > 0 {
 		err = fmt.Errorf("%w: %s", err, bytes.TrimSpace(out[:min(len(out), 1000)]))
 	}

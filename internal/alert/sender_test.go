@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -93,6 +94,31 @@ func TestCommandGetsTheAlert(t *testing.T) {
 	log = sent(t, Way{Command: []string{"sh", "-c", "echo oh >&2; exit 3"}}, a)
 	if !strings.Contains(log, "exit status 3") || !strings.Contains(log, "oh") {
 		t.Errorf("a command that fails: log %s", log)
+	}
+}
+
+// What a command leaves behind may hold its output open for longer than anybody
+// waits: the command has taken the alert all the same.
+func TestACommandThatLeavesAChildBehind(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Log("there is no sh: the command is cmd's own matter")
+		return
+	}
+	out := filepath.Join(t.TempDir(), "child")
+	log := sent(t, Way{Command: []string{"sh", "-c", `sleep 600 & echo $! > "$0"`, out}}, Alert{Kind: Gap, Of: "t/s", Text: "3 events"})
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if child, err := os.FindProcess(pid); err != nil || child.Kill() != nil {
+		t.Errorf("the child %d is not there, %v", pid, err)
+	}
+	if log != "" {
+		t.Errorf("log %s", log)
 	}
 }
 
