@@ -260,7 +260,7 @@ func (c *httpConnection) Close() error { return c.body.Close() }
 
 // abandon closes a connection that has gone silent.
 func abandon(conn Connection) {
-	if c, ok := conn.(*httpConnection); ok {
+	if c, ok := conn.(interface{ abandon() }); ok {
 		c.abandon()
 		return
 	}

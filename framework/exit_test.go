@@ -154,11 +154,9 @@ func TestLostAddressIsANewIdentity(t *testing.T) {
 			u, _ := url.Parse(site.URL)
 			ids := NewIdentities(IdentityConfig{Key: "t", Pool: pool, Keeper: auth.NewKeeper(auth.Config{Source: source}), Hosts: []string{u.Host}})
 			defer ids.Close()
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-			defer cancel()
 			s := &Stream{Name: "t/s", Target: &SSE{Request: Request{URL: site.URL}}, Identities: ids, Limits: quickly(), MinWait: time.Millisecond, MaxWait: 10 * time.Millisecond}
 			n := 0
-			for _, err := range s.Events(ctx) {
+			for _, err := range s.Events(t.Context()) {
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -214,11 +212,9 @@ func TestRemovedExitIsLeftGracefully(t *testing.T) {
 	}
 	ids := NewIdentities(IdentityConfig{Key: "t", Pool: pool})
 	defer ids.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
 	s := &Stream{Name: "t/s", Target: &SSE{Request: Request{URL: site.URL}}, Identities: ids, Limits: quickly()}
 	want := 1
-	for ev, err := range s.Events(ctx) {
+	for ev, err := range s.Events(t.Context()) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -262,17 +258,15 @@ func TestAnExitWhoseTunnelsBringNothingIsLeft(t *testing.T) {
 		}
 		config.Pool = pool
 		ids := NewIdentities(config)
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		s := &Stream{Name: "t/s", Target: &SSE{Request: Request{URL: site.URL}}, Identities: ids, Limits: quickly(), MinWait: time.Millisecond}
 		came := false
-		for _, err := range s.Events(ctx) {
+		for _, err := range s.Events(t.Context()) {
 			came = err == nil
 			break
 		}
 		if !came || ids.Rotations() == 0 {
 			t.Errorf("TLS %v: an event came: %v, %d rotations", secure, came, ids.Rotations())
 		}
-		cancel()
 		ids.Close()
 		site.CloseClientConnections()
 		site.Close()

@@ -433,23 +433,23 @@ func TestGoAwayIsPlanned(t *testing.T) {
 					url = next.URL
 				}
 				c, err := (&SSE{Request: Request{URL: url}}).Open(ctx, s, from)
-				if url == server.URL {
+				for err != nil && ctx.Err() == nil { // a server on a slow machine gives up handshakes
+					c, err = (&SSE{Request: Request{URL: url}}).Open(ctx, s, from)
+				}
+				if err == nil && url == server.URL {
 					c.(Announcer).OnLeaving(func() { close(announced) })
 					return &reading{httpConnection: c.(*httpConnection), second: func() { close(taken) }}, nil
 				}
 				return c, err
 			})
-			began := time.Now()
-			got, account, err := hold(t, &Stream{Target: target, Identities: ids, MinWait: 30 * time.Second, StaleAfter: time.Minute, Handover: handover}, 2)
+			// A planned change does not wait: one that did would outlast the test.
+			got, account, err := hold(t, &Stream{Target: target, Identities: ids, MinWait: 24 * time.Hour, StaleAfter: 24 * time.Hour, Handover: handover}, 2)
 			<-shut
 			if err != nil || !slices.Equal(data(got), []string{"1", "2"}) {
 				t.Fatalf("%q, %v", data(got), err)
 			}
 			if len(account.Reconnects) != 1 || account.Reconnects[CauseGoAway] != 1 {
 				t.Errorf("reconnects are %v", account.Reconnects)
-			}
-			if took := time.Since(began); took > 20*time.Second {
-				t.Errorf("came back after %v: a planned change does not wait", took)
 			}
 		})
 	}
@@ -522,6 +522,8 @@ func TestASilentHTTP2ConnectionIsNotUsedAgain(t *testing.T) {
 	var asked [streams]atomic.Int32
 	var all sync.WaitGroup // the streams, until each has been answered or has asked another connection
 	all.Add(streams)
+	var read sync.WaitGroup // the streams, until each has its first event: before that nothing is silent
+	read.Add(streams)
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		i, err := strconv.Atoi(r.URL.Query().Get("stream"))
 		if err != nil {
@@ -534,8 +536,10 @@ func TestASilentHTTP2ConnectionIsNotUsedAgain(t *testing.T) {
 				all.Done()
 			}
 			all.Wait()
-			time.Sleep(time.Duration(i) * 20 * time.Millisecond) // the others are answered after the first one
 			eventStream(w, "id: 1\ndata: 1\n\n")
+			if read.Wait(); i == streams-1 {
+				eventStream(w, ":\n\n") // as a rule after the others have begun to wait for their second event
+			}
 			<-r.Context().Done()
 			return
 		}
@@ -550,12 +554,17 @@ func TestASilentHTTP2ConnectionIsNotUsedAgain(t *testing.T) {
 	ids := anonymous(t, server)
 	var wg sync.WaitGroup
 	for i := range streams {
+		sse := &SSE{Request: Request{URL: server.URL, Query: map[string]string{"stream": fmt.Sprint(i)}}, Options: SSEOptions{Done: "[DONE]"}}
+		once := sync.OnceFunc(read.Done)
+		target := TargetFunc(func(ctx context.Context, s *Session, from Cursor) (Connection, error) {
+			c, err := sse.Open(ctx, s, from)
+			if err != nil {
+				return nil, err
+			}
+			return &reading{httpConnection: c.(*httpConnection), second: func() { once(); read.Wait() }}, nil
+		})
 		wg.Go(func() {
-			got, account, err := hold(t, &Stream{
-				Name:       fmt.Sprint("t/", i),
-				Target:     &SSE{Request: Request{URL: server.URL, Query: map[string]string{"stream": fmt.Sprint(i)}}, Options: SSEOptions{Done: "[DONE]"}},
-				Identities: ids, StaleAfter: 500 * time.Millisecond,
-			}, 0)
+			got, account, err := hold(t, &Stream{Name: fmt.Sprint("t/", i), Target: target, Identities: ids, StaleAfter: 500 * time.Millisecond}, 0)
 			// One finds the silence, and the connection goes with all that it carries.
 			if err != nil || got == nil || string(got[len(got)-1].Data) != "2" {
 				t.Errorf("%q, %v, %v", data(got), err, account.Reconnects)
