@@ -9,12 +9,18 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/sethvargo/go-retry"
 )
 
-var epochSeeds = flag.Int("splice.epochs", 150, "how many random feeds TestRandomFeedsWhoseNumbersBeginAnew makes")
+var (
+	epochSeeds = flag.Int("splice.epochs", 150, "how many random feeds TestRandomFeedsWhoseNumbersBeginAnew makes")
+	jitterSeed = flag.Uint64("splice.jitter", 11, "what chance makes of the waits of these feeds")
+)
 
 // cycles is a feed whose numbers begin anew now and then.
 type cycles struct {
@@ -161,7 +167,7 @@ func TestRandomFeedsWhoseNumbersBeginAnew(t *testing.T) {
 	for seed := range uint64(*epochSeeds) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				a, lines := randomCycles(t, rand.New(rand.NewPCG(seed, 7)))
+				a, lines := randomCycles(t, rand.New(rand.NewPCG(seed, 7)), jittered(seed))
 				to := &total
 				if lines > 1 {
 					to = &twice
@@ -180,7 +186,21 @@ func TestRandomFeedsWhoseNumbersBeginAnew(t *testing.T) {
 	}
 }
 
-func randomCycles(t *testing.T, rng *rand.Rand) (epochTally, int) {
+// jittered is the jitter of the program, with a seed.
+func jittered(seed uint64) func(retry.Backoff) retry.Backoff {
+	var mu sync.Mutex
+	rng := rand.New(rand.NewPCG(seed, *jitterSeed))
+	return func(b retry.Backoff) retry.Backoff {
+		return retry.BackoffFunc(func() (time.Duration, bool) {
+			d, stop := b.Next()
+			mu.Lock()
+			defer mu.Unlock()
+			return d*3/4 + time.Duration(rng.Int64N(int64(d/2))), stop
+		})
+	}
+}
+
+func randomCycles(t *testing.T, rng *rand.Rand, jitter func(retry.Backoff) retry.Backoff) (epochTally, int) {
 	pick := func(d time.Duration) time.Duration {
 		return time.Duration(rng.Int64N(int64(d))).Round(time.Millisecond)
 	}
@@ -286,6 +306,7 @@ func randomCycles(t *testing.T, rng *rand.Rand) (epochTally, int) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		r.jitter = jitter
 		if err := r.run(ctx); err != nil {
 			t.Fatal(err)
 		}

@@ -198,7 +198,11 @@ type streak struct {
 func (r *runner) newBackoff() retry.Backoff {
 	def := r.now()
 	b := retry.NewExponential(def.MinWait)
-	b = retry.WithJitterPercent(25, b)
+	if r.jitter != nil {
+		b = r.jitter(b)
+	} else {
+		b = retry.WithJitterPercent(25, b)
+	}
 	return retry.WithCappedDuration(def.MaxWait, b)
 }
 

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sethvargo/go-retry"
+
 	"github.com/holdline/scrape/auth"
 	"github.com/holdline/scrape/internal/splice"
 	"github.com/holdline/scrape/internal/sse"
@@ -139,9 +141,10 @@ type runner struct {
 	Log    *slog.Logger
 	def    atomic.Pointer[definition] // stored with mu held
 	log    StreamLog
-	feed   *feed        // the log, where there is no journal
-	share  *allowance   // of the worker's events; nil without a limit
-	rhythm watch.Rhythm // of all connections
+	feed   *feed                             // the log, where there is no journal
+	share  *allowance                        // of the worker's events; nil without a limit
+	rhythm watch.Rhythm                      // of all connections
+	jitter func(retry.Backoff) retry.Backoff // of the waits between attempts; nil but in tests that are to be run again
 
 	// Of a worker's: what holds it back, what ends it, and what has become of it
 	// when done is closed.
