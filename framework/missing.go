@@ -160,10 +160,11 @@ func (m *missing) orphan(l *line) {
 }
 
 // adopt has the line prove what a connection that has ended brought late, if it
-// has brought the same event again or, as new, goes on with the next number.
+// has brought the same event again or, as new, goes on with the next number, one
+// that nobody has brought yet.
 func (m *missing) adopt(l *line, n uint64, again bool) (adopted bool) {
 	for i := range m.unproven {
-		if u := &m.unproven[i]; u.by == nil && (again && u.First <= n && n <= u.Last || !again && n == u.Last+1) {
+		if u := &m.unproven[i]; u.by == nil && (again && u.First <= n && n <= u.Last || !again && n == u.Last+1 && !m.unsure(n)) {
 			adopted = true
 		}
 	}
