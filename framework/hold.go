@@ -63,10 +63,13 @@ type holds struct {
 	log        *slog.Logger
 
 	lagged time.Time // when MaxLag was looked at
+	// stopped is how much each sink held when its streams were stopped.
+	stopped map[*deliverer]int64
 }
 
 // run watches until ctx ends.
 func (h *holds) run(ctx context.Context) {
+	h.stopped = map[*deliverer]int64{}
 	t := time.NewTicker(holdEvery)
 	defer t.Stop()
 	for {
@@ -79,18 +82,16 @@ func (h *holds) run(ctx context.Context) {
 	}
 }
 
-// limit returns how many bytes a sink may hold before the policy sets in, and
-// before it is detached in any case.
-func (h *holds) limit() (full, most int64) {
-	full = h.most
-	if full <= 0 {
-		used, free := h.measure.Space()
-		if free < 0 {
-			return 0, 0 // not known: what is written fails in time
-		}
-		full = (used + free) / 4 * 3
+// limit returns how many bytes a sink may hold before the policy sets in.
+func (h *holds) limit() (full int64) {
+	if h.most > 0 {
+		return h.most
 	}
-	return full, full + full/4
+	used, free := h.measure.Space()
+	if free < 0 {
+		return 0 // not known: what is written fails in time
+	}
+	return (used + free) / 4 * 3
 }
 
 // backlog is what a sink has to read.
@@ -100,7 +101,7 @@ type backlog struct {
 }
 
 func (h *holds) check(ctx context.Context, now time.Time) {
-	full, most := h.limit()
+	full := h.limit()
 	var behind []backlog
 	for _, d := range h.deliverers {
 		if d.gone() {
@@ -121,15 +122,19 @@ func (h *holds) check(ctx context.Context, now time.Time) {
 	blocked := map[string]string{}
 	for i, b := range behind {
 		if full <= 0 || b.bytes < full/10*9 {
-			break
+			delete(h.stopped, b.d)
+			continue
 		}
 		over := b.bytes >= full
 		switch {
-		case over && h.policy == FullDetach && i == 0, h.policy == FullBlock && b.bytes >= most && h.blocked(b.d):
+		case over && h.policy == FullDetach && i == 0, h.policy == FullBlock && h.filled(b, full):
 			h.detach(b.d, fmt.Sprintf("it holds %d MB of the journal, which is full at %d MB", b.bytes>>20, full>>20))
 		case over && h.policy == FullDrop:
 			h.drop(b, full)
 		case h.policy == FullBlock:
+			if over && h.stopped[b.d] == 0 {
+				h.stopped[b.d] = b.bytes
+			}
 			for name, g := range h.brakes() {
 				// Once blocked, a stream waits until there is some room again.
 				if (over || g.why() != "") && b.d.Wants(name) && b.d.partition == h.journal.Partition(name) {
@@ -168,14 +173,16 @@ func (h *holds) checkLag(ctx context.Context, now time.Time) {
 	}
 }
 
-// blocked tells whether the streams of the sink have been stopped.
-func (h *holds) blocked(d *deliverer) bool {
-	for name, b := range h.brakes() {
-		if d.Wants(name) && d.partition == h.journal.Partition(name) {
-			return b.why() != ""
-		}
+// filled tells whether others have filled a quarter more since the streams of
+// the sink were stopped. What those brought themselves before they were does
+// not count: they may be fast, and this program may have stood still meanwhile.
+// Where the disk is the limit there is no room but the quarter.
+func (h *holds) filled(b backlog, full int64) bool {
+	from, ok := h.stopped[b.d]
+	if h.most <= 0 {
+		from = full
 	}
-	return true // it has none
+	return ok && b.bytes >= from+full/4
 }
 
 // detach gives the sink up in all partitions.

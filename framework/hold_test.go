@@ -66,6 +66,59 @@ func TestBrake(t *testing.T) {
 	})
 }
 
+// backlogs is a measure whose sinks all hold as much.
+type backlogs struct {
+	bytes, used, free int64
+}
+
+func (b *backlogs) Behind(int, uint64) int64                                { return b.bytes }
+func (b *backlogs) Waiting(context.Context, int, uint64) (time.Time, error) { return time.Time{}, nil }
+func (b *backlogs) Reach(int, int64) uint64                                 { return 0 }
+func (b *backlogs) Space() (used, free int64)                               { return b.used, b.free }
+
+// A sink whose streams are stopped is detached once others have filled a
+// quarter more, and not for what its own streams had brought until then: nobody
+// promises that the journal is looked at just when it becomes full. Where the
+// disk is the limit, what is there is all there is.
+func TestSinkIsDetachedForWhatOthersFill(t *testing.T) {
+	for name, c := range map[string]struct {
+		most, free   int64 // of the journal, of the disk
+		looks        []int64
+		stopped, end bool
+	}{
+		"stopped":                        {1000, 0, []int64{0, 999, 1000, 1200}, true, false},
+		"others fill":                    {1000, 0, []int64{1000, 1100, 1249, 1250}, true, true},
+		"seen late":                      {1000, 0, []int64{0, 3000, 3001, 3249}, true, false},
+		"seen late, and others fill":     {1000, 0, []int64{3000, 3250}, true, true},
+		"caught up nearly":               {1000, 0, []int64{3000, 950}, true, false},
+		"caught up":                      {1000, 0, []int64{3000, 899}, false, false},
+		"caught up, and again":           {1000, 0, []int64{3000, 899, 1000, 1249}, true, false},
+		"caught up, and others fill":     {1000, 0, []int64{3000, 899, 1000, 1250}, true, true},
+		"the disk, others fill":          {0, 1334, []int64{999, 1248}, true, true},
+		"the disk, seen late":            {0, 1334, []int64{1248}, true, false},
+		"the disk, seen late, no longer": {0, 1334, []int64{1248, 1248}, true, true},
+	} {
+		l := &brakedLog{}
+		j := newMemJournal()
+		d := newDeliverer(j, &memSink{}, SinkConfig{})
+		m := &backlogs{free: c.free}
+		h := &holds{
+			journal: j, measure: m, policy: FullBlock, most: c.most, deliverers: []*deliverer{d}, log: d.log,
+			brakes: func() map[string]*brake { return map[string]*brake{"t/s": &l.brake} }, stopped: map[*deliverer]int64{},
+		}
+		for i, bytes := range c.looks {
+			if d.gone() {
+				t.Errorf("%s: detached before look %d", name, i+1)
+			}
+			m.bytes = bytes
+			h.check(t.Context(), time.Unix(int64(i), 0))
+		}
+		if d.gone() != c.end || !c.end && (l.brake.why() != "") != c.stopped {
+			t.Errorf("%s: detached %v, stopped %q", name, d.gone(), l.brake.why())
+		}
+	}
+}
+
 // A sink that wants nothing of what comes holds no more of the journal than a
 // few seconds, whether it passes over streams or over records.
 func TestSinkThatRarelyMatchesDoesNotHoldTheJournal(t *testing.T) {
