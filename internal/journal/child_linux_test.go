@@ -14,7 +14,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // The test binary is also the process that is killed or starved.
@@ -145,13 +144,17 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// childLimit makes real writes fail, as on a full disk, and then no more.
+// childLimit makes real writes fail, as on a full disk, and no more when they
+// have failed again after that was reported.
 func childLimit(dir string) {
 	signal.Ignore(syscall.SIGXFSZ)
 	ctx := context.Background()
-	log := slog.New(slog.NewTextHandler(os.Stdout, nil))
-	j, err := Open(ctx, Config{Dir: dir, ChunkEvents: 100, Log: log})
+	log := &countingLog{Handler: slog.NewTextHandler(os.Stdout, nil)}
+	j, err := Open(ctx, Config{Dir: dir, ChunkEvents: 100, Log: slog.New(log)})
 	if err != nil {
+		die(err)
+	}
+	if err := j.Sync(ctx); err != nil {
 		die(err)
 	}
 	l, err := j.Stream(ctx, "a/s")
@@ -167,7 +170,7 @@ func childLimit(dir string) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
 		die(err)
 	}
-	time.AfterFunc(2*time.Second, func() {
+	j.free = log.failing(2, l.Committed, j.free, func() {
 		limit.Cur = old
 		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
 			die(err)

@@ -2,7 +2,6 @@ package journal
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -96,10 +95,8 @@ func read(t testing.TB, j *Journal, after framework.Position, want func(string) 
 func reading(t testing.TB, j *Journal, after framework.Position, want func(string) bool, until func(*framework.Chunk) bool) <-chan []*framework.Chunk {
 	done := make(chan []*framework.Chunk, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
 		var out []*framework.Chunk
-		for c, err := range j.Read(ctx, after, want) {
+		for c, err := range j.Read(t.Context(), after, want) {
 			if err != nil {
 				t.Errorf("after %d chunks: %v", len(out), err)
 				break

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -219,6 +220,7 @@ func TestPowerCut(t *testing.T) {
 		}
 		cut := filepath.Join(t.TempDir(), "cut")
 		if loop {
+			standsStill(t, cmd.Process.Pid)
 			err = snapshot(image, cut)
 		} else {
 			err = os.CopyFS(cut, os.DirFS(dir))
@@ -262,23 +264,38 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// snapshot copies a disk once nothing is on its way to it: its only writer is
-// stopped, and the kernel finishes what was asked for.
-func snapshot(image, to string) error {
-	was := ""
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		var st unix.Stat_t
-		if err := unix.Stat(image, &st); err != nil {
-			return err
+// standsStill waits until the process has really stopped: a thread does so only
+// when the kernel has done what it asked for, as syncing a file.
+func standsStill(t *testing.T, pid int) {
+	t.Helper()
+	for moves := true; moves; time.Sleep(time.Millisecond) {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		if err != nil || len(threads) == 0 {
+			t.Fatalf("process %d is gone: %v", pid, err)
 		}
-		now := fmt.Sprint(st.Mtim, st.Blocks)
-		if now == was {
-			break
-		}
-		if was = now; time.Now().After(deadline) {
-			return errors.New("the disk does not come to rest")
+		moves = false
+		for _, thread := range threads {
+			stat, err := os.ReadFile(thread)
+			moves = moves || err == nil && !bytes.Contains(stat, []byte(") T "))
 		}
 	}
+}
+
+// snapshot copies a disk whose only writer stands still, as it is at one moment:
+// what the kernel writes by itself meanwhile has it copied again.
+func snapshot(image, to string) error {
+	for {
+		var before, after unix.Stat_t
+		if err := errors.Join(unix.Stat(image, &before), copyFile(image, to), unix.Stat(image, &after)); err != nil {
+			return err
+		}
+		if before.Mtim == after.Mtim && before.Blocks == after.Blocks {
+			return nil
+		}
+	}
+}
+
+func copyFile(image, to string) error {
 	from, err := os.Open(image)
 	if err != nil {
 		return err
@@ -302,7 +319,8 @@ func childFull(dir string) {
 		die(err)
 	}
 	ctx := context.Background()
-	j, err := Open(ctx, Config{Dir: filepath.Join(dir, "journal"), ChunkEvents: 100, Log: slog.New(slog.NewTextHandler(os.Stdout, nil))})
+	log := &countingLog{Handler: slog.NewTextHandler(os.Stdout, nil)}
+	j, err := Open(ctx, Config{Dir: filepath.Join(dir, "journal"), ChunkEvents: 100, Log: slog.New(log)})
 	if err != nil {
 		die(err)
 	}
@@ -317,10 +335,12 @@ func childFull(dir string) {
 		die(err)
 	}
 	const events = 3000
-	appended := make(chan int, 1)
+	still := make(chan struct{})
+	j.free = log.failing(3, l.Committed, j.free, func() { close(still) })
+	filled, appended := make(chan struct{}), make(chan struct{})
 	go func() {
-		n := 0
-		for ; n < events; n++ {
+		defer close(appended)
+		for n := range events {
 			ev := event(n + 1)
 			ev.Data = append(ev.Data, noise(n+1, 1000)...)
 			if err := l.Append(ctx, ev); err != nil {
@@ -328,24 +348,18 @@ func childFull(dir string) {
 			}
 			if n == 1000 {
 				fill(filepath.Join(dir, "filler"))
+				close(filled)
 			}
 		}
-		appended <- n
 	}()
-	// Full: it stands still.
-	still, at := 0, uint64(0)
-	for still < 20 {
-		time.Sleep(50 * time.Millisecond)
-		if now := l.Committed(); now == at && now > 0 {
-			still++
-		} else {
-			still, at = 0, now
-		}
-	}
-	if at >= events {
+	// Full: it stands still, however often it is tried.
+	<-filled
+	select {
+	case <-still:
+	case <-appended:
 		die(errors.New("the disk was never full"))
 	}
-	fmt.Println("stopped at", at)
+	fmt.Println("stopped at", l.Committed())
 	if err := os.Remove(filepath.Join(dir, "filler")); err != nil {
 		die(err)
 	}
