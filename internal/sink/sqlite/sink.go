@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/holdline/scrape/framework"
@@ -28,7 +29,8 @@ import (
 
 const (
 	// lockWait is how long Open and Write wait for other programs to let go of
-	// the file before they report that it is locked.
+	// the file before they report that it is locked. For other sinks of this
+	// process they wait as long as it takes.
 	lockWait = 10 * time.Second
 	// busyTimeout is how long SQLite itself waits. It cannot be interrupted, so
 	// it is short and repeated: a context that ends is noticed in between.
@@ -136,11 +138,11 @@ func (s *Sink) Open(ctx context.Context, info framework.SinkInfo) (framework.Pos
 
 // prepare makes the tables ready, reads the position and prepares the inserts.
 func (s *Sink) prepare(ctx context.Context, info framework.SinkInfo) (framework.Position, error) {
-	tx, err := s.begin(ctx)
+	tx, end, err := s.begin(ctx)
 	if err != nil {
 		return framework.Position{}, err
 	}
-	defer tx.Rollback()
+	defer end()
 	if err := s.ensureTable(ctx, tx); err != nil {
 		return framework.Position{}, err
 	}
@@ -170,21 +172,42 @@ func (s *Sink) Close() error {
 	return s.explain(err)
 }
 
-// begin starts a writing transaction, waiting for other writers of the file
-// up to s.lockWait.
+// turns has the sinks of this process that write to one file, by its path, do
+// so one after the other, in the order in which they ask: SQLite gives the file
+// to whoever asks at the right moment, which is the one that has just had it.
+var turns sync.Map // of chan struct{}
+
+// begin starts a writing transaction, waiting its turn, and for other programs
+// that write to the file up to s.lockWait. The caller calls end when it needs
+// the transaction no more: it is rolled back unless it was committed.
 //
 // The transaction itself does not follow ctx, its statements do: so it has
-// ended when the caller's Rollback returns, and not some time later in a
-// goroutine of database/sql.
-func (s *Sink) begin(ctx context.Context) (*sql.Tx, error) {
+// ended when end returns, and not some time later in a goroutine of
+// database/sql.
+func (s *Sink) begin(ctx context.Context) (tx *sql.Tx, end func(), err error) {
 	start, told := time.Now(), false
+	held, _ := turns.LoadOrStore(s.path, make(chan struct{}, 1))
+	turn := held.(chan struct{})
+	select {
+	case turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
+	defer func() {
+		if err != nil {
+			<-turn
+		}
+	}()
 	for {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		tx, err := s.db.BeginTx(context.WithoutCancel(ctx), nil)
+		if err == nil {
+			return tx, func() { _ = tx.Rollback(); <-turn }, nil
+		}
 		if code(err) != codeBusy || time.Since(start) > s.lockWait {
-			return tx, err
+			return nil, nil, err
 		}
 		if !told && time.Since(start) > time.Second {
 			s.log.Warn("waiting for another program that writes to the file")

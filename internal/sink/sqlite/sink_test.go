@@ -272,6 +272,36 @@ func TestLocked(t *testing.T) {
 	}
 }
 
+// Sinks of one process wait for each other however long it takes, and none
+// passes another: what lockWait bounds is the wait for other programs.
+func TestSinksTakeTurns(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "records.db")
+	first := opened(t, Config{File: file})
+	_, end, err := first.begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := newSink(t, Config{File: file, Table: "other"})
+	t.Cleanup(func() { second.Close() })
+	second.lockWait = 0
+	answer := make(chan error, 1)
+	go func() {
+		other := info
+		other.ID = "demo/other"
+		_, err := second.Open(t.Context(), other)
+		answer <- err
+	}()
+	select {
+	case err := <-answer:
+		t.Errorf("it did not wait its turn: %v", err)
+	case <-time.After(3 * busyTimeout): // so long SQLite does not
+	}
+	end()
+	if err := <-answer; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTableMadeByHand(t *testing.T) {
 	for _, c := range []struct {
 		name, schema string

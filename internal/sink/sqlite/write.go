@@ -27,11 +27,11 @@ func (s *Sink) Write(ctx context.Context, b *framework.Batch) error {
 }
 
 func (s *Sink) write(ctx context.Context, b *framework.Batch) error {
-	tx, err := s.begin(ctx)
+	tx, end, err := s.begin(ctx)
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback()
+	defer end()
 	if err := s.unchanged(ctx, tx); err != nil {
 		return err
 	}
@@ -76,11 +76,11 @@ func (s *Sink) insert(ctx context.Context, stmt *sql.Stmt, rows []framework.Reco
 // so in a transaction of its own that is never committed: the refusal may have
 // ended the first one, and then every further row would be on its own.
 func (s *Sink) blame(ctx context.Context, records []framework.Record, err error) error {
-	tx, beginErr := s.begin(ctx)
+	tx, end, beginErr := s.begin(ctx)
 	if beginErr != nil {
 		return beginErr
 	}
-	defer tx.Rollback()
+	defer end()
 	one := tx.StmtContext(ctx, s.one)
 	for i := range records {
 		key := records[i].Key
