@@ -407,6 +407,7 @@ func TestLocked(t *testing.T) {
 	if err := other.Unlock(); err != nil {
 		t.Fatal(err)
 	}
+	s.lockWait = lockWait // 10 ms may be over before it has looked
 	if err := write(s, 0, record(1)); err != nil {
 		t.Fatalf("Write after the lock was released: %v", err)
 	}

@@ -47,7 +47,7 @@ func Start(t testing.TB, options ...string) *Server {
 	s := &Server{dir: dir, options: options}
 	t.Cleanup(func() {
 		if s.server != nil {
-			s.Kill(t)
+			s.stop()
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
@@ -127,6 +127,11 @@ func (s *Server) Kill(t testing.TB) {
 	pids := []int{s.server.Process.Pid}
 	// Stopped first, it cannot start a process that would be missed.
 	_ = syscall.Kill(pids[0], syscall.SIGSTOP)
+	for deadline := time.Now().Add(time.Minute); state(pids[0]) != 'T' && state(pids[0]) != 'Z'; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("process %d of the server does not stop", pids[0])
+		}
+	}
 	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pids[0]))
 	for _, field := range strings.Fields(string(children)) {
 		if pid, err := strconv.Atoi(field); err == nil {
@@ -140,7 +145,7 @@ func (s *Server) Kill(t testing.TB) {
 	s.server = nil
 	// The children are not ours to wait for.
 	for _, pid := range pids[1:] {
-		for deadline := time.Now().Add(time.Minute); alive(pid); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); state(pid) != 'Z'; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("process %d of the server does not die", pid)
 			}
@@ -148,11 +153,23 @@ func (s *Server) Kill(t testing.TB) {
 	}
 }
 
-// alive tells whether the process runs: one that has ended may wait for its
-// parent to notice.
-func alive(pid int) bool {
+// stop ends the server with all its processes, and returns when they are gone.
+// Unlike one that is killed, it leaves no shared memory behind: of that the
+// machine has 4096 segments until it is started again.
+func (s *Server) stop() {
+	_ = s.server.Process.Signal(syscall.SIGQUIT) // it may have ended
+	_ = s.server.Wait()                          // it was told not to end in order
+	s.server = nil
+}
+
+// state is how the process is, as /proc has it: T when it is stopped, Z when it
+// has ended, whether its parent has noticed or not.
+func state(pid int) byte {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err == nil && !bytes.Contains(stat, []byte(") Z "))
+	if i := bytes.LastIndex(stat, []byte(") ")); err == nil && i >= 0 {
+		return stat[i+2]
+	}
+	return 'Z'
 }
 
 // URL names a database of the server.
