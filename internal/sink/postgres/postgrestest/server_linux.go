@@ -30,6 +30,7 @@ type Server struct {
 	dir     string
 	options []string
 	server  *exec.Cmd
+	ended   chan struct{} // closed when the server has
 	log     bytes.Buffer
 	made    int // databases
 }
@@ -105,18 +106,25 @@ func (s *Server) Restart(t testing.TB) {
 	if err := s.server.Start(); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(time.Minute)
+	server, ended := s.server, make(chan struct{})
+	s.ended = ended
+	go func() {
+		_ = server.Wait() // what it has to say is in its log
+		close(ended)
+	}()
+	// After a crash it may be long about it: it syncs all its files first.
 	for {
 		conn, err := pgx.Connect(context.Background(), s.URL("postgres"))
 		if err == nil {
 			conn.Close(context.Background())
 			return
 		}
-		if time.Now().After(deadline) {
-			s.Kill(t)
+		select {
+		case <-ended:
+			s.server = nil
 			t.Fatalf("the server does not start: %v\n%s", err, s.log.String())
+		case <-time.After(10 * time.Millisecond): // until it can be connected to
 		}
-		time.Sleep(10 * time.Millisecond) // until it can be connected to
 	}
 }
 
@@ -124,27 +132,29 @@ func (s *Server) Restart(t testing.TB) {
 // lost them, and returns when they are gone.
 func (s *Server) Kill(t testing.TB) {
 	t.Helper()
-	pids := []int{s.server.Process.Pid}
-	// Stopped first, it cannot start a process that would be missed.
-	_ = syscall.Kill(pids[0], syscall.SIGSTOP)
-	for deadline := time.Now().Add(time.Minute); state(pids[0]) != 'T' && state(pids[0]) != 'Z'; time.Sleep(time.Millisecond) {
+	server := s.server.Process
+	// Stopped first, and really, it cannot start a process that would be missed.
+	_ = server.Signal(syscall.SIGSTOP) // it may have ended
+	for deadline := time.Now().Add(time.Minute); state(server.Pid) != 'T' && state(server.Pid) != 'Z'; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("process %d of the server does not stop", pids[0])
+			t.Fatalf("process %d of the server does not stop", server.Pid)
 		}
 	}
-	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pids[0]))
+	var pids []int // of its children
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", server.Pid))
 	for _, field := range strings.Fields(string(children)) {
 		if pid, err := strconv.Atoi(field); err == nil {
 			pids = append(pids, pid)
 		}
 	}
+	_ = server.Kill()
 	for _, pid := range pids {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
-	_ = s.server.Wait() // it was killed
+	<-s.ended
 	s.server = nil
 	// The children are not ours to wait for.
-	for _, pid := range pids[1:] {
+	for _, pid := range pids {
 		for deadline := time.Now().Add(time.Minute); state(pid) != 'Z'; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("process %d of the server does not die", pid)
@@ -158,7 +168,7 @@ func (s *Server) Kill(t testing.TB) {
 // machine has 4096 segments until it is started again.
 func (s *Server) stop() {
 	_ = s.server.Process.Signal(syscall.SIGQUIT) // it may have ended
-	_ = s.server.Wait()                          // it was told not to end in order
+	<-s.ended
 	s.server = nil
 }
 
