@@ -364,9 +364,12 @@ func TestASiteThatTakesNothing(t *testing.T) {
 	})
 }
 
+// dials counts who dials: now, and at the same time at most.
+type dials struct{ now, together atomic.Int64 }
+
 // limited is a site that takes few requests over a connection, each of which
-// lasts a while, and counts who dials at the same time.
-func limited(t *testing.T, hold time.Duration) (tr *Transport, url string, together *atomic.Int64) {
+// lasts a while, and counts who dials.
+func limited(t *testing.T, hold time.Duration) (tr *Transport, url string, d *dials) {
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "ok")
 		w.(http.Flusher).Flush()
@@ -380,13 +383,12 @@ func limited(t *testing.T, hold time.Duration) (tr *Transport, url string, toget
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	tr = newTransport(t, s)
-	together = new(atomic.Int64)
-	var now atomic.Int64
+	d = &dials{}
 	dial := tr.options.DialContext
 	tr.options.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		n := now.Add(1)
-		defer now.Add(-1)
-		for old := together.Load(); n > old && !together.CompareAndSwap(old, n); old = together.Load() {
+		n := d.now.Add(1)
+		defer d.now.Add(-1)
+		for old := d.together.Load(); n > old && !d.together.CompareAndSwap(old, n); old = d.together.Load() {
 		}
 		select { // so that whoever dials too meets this one
 		case <-time.After(hold):
@@ -395,11 +397,11 @@ func limited(t *testing.T, hold time.Duration) (tr *Transport, url string, toget
 		}
 		return dial(ctx, network, addr)
 	}
-	return tr, s.URL, together
+	return tr, s.URL, d
 }
 
 func TestOneConnectionIsMadeForAllThatWait(t *testing.T) {
-	tr, url, together := limited(t, 10*time.Millisecond)
+	tr, url, d := limited(t, 10*time.Millisecond)
 	var wg sync.WaitGroup
 	all := func(path string) {
 		for range 20 {
@@ -416,10 +418,11 @@ func TestOneConnectionIsMadeForAllThatWait(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	all("/hold") // nobody knows yet what the site speaks, nor how much it takes
-	together.Store(0)
+	all("/hold")                                         // nobody knows yet what the site speaks, nor how much it takes
+	waitFor(t, func() bool { return d.now.Load() == 0 }) // those whose requests others have carried meanwhile
+	d.together.Store(0)
 	all("/hold")
-	if n := together.Load(); n != 1 {
+	if n := d.together.Load(); n != 1 {
 		t.Errorf("%d connections were being made at the same time", n)
 	}
 }
