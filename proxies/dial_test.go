@@ -151,12 +151,7 @@ func TestFailuresAreFoundInTheirLayer(t *testing.T) {
 			io.Copy(io.Discard, c) // closing with bytes unread would reset the connection
 		})
 	}
-	gone, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := &server{addr: gone.Addr().String()}
-	gone.Close()
+	closed := &server{addr: nobody}
 	server, _ := serverTLS(t)
 	guarded := func() *proxyServer { return &proxyServer{user: "other", password: "other"} }
 	for _, c := range []struct {
@@ -203,7 +198,7 @@ func TestFailuresAreFoundInTheirLayer(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var logged bytes.Buffer
 			log := slog.New(slog.NewJSONHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
-			l := lease(t, newPool(t, Config{Exits: []Exit{c.exit}, DialTimeout: 5 * time.Second, WaitTimeout: time.Millisecond, Log: log}), Request{Target: "t"})
+			l := lease(t, newPool(t, Config{Exits: []Exit{c.exit}, DialTimeout: time.Minute, WaitTimeout: time.Millisecond, Log: log}), Request{Target: "t"})
 			log.Info("exit", "exit", l.Exit(), "plain", fmt.Sprintf("%v %+v %#v", l.Exit(), l.Exit(), l.Exit()))
 			conn, err := l.DialContext(t.Context(), "tcp", closed.addr)
 			if err == nil {

@@ -16,6 +16,9 @@ import (
 	"testing"
 )
 
+// nobody is an address on loopback where nobody listens. One that was free a moment ago may be another program's by now.
+const nobody = "127.0.0.1:1"
+
 // server is a listener on loopback whose connections are handled one goroutine each and all gone when the test ends.
 type server struct {
 	addr     string
