@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,7 +23,8 @@ import (
 )
 
 // newGuardedSite asks for a code after the password, and on another page for a
-// person, who comes after a while. Its clock is two hours behind.
+// person, who takes a while from when the pictures are there. Its clock is two
+// hours behind.
 func newGuardedSite(t *testing.T, code *string, pictures *atomic.Int64) *httptest.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /login", func(w http.ResponseWriter, r *http.Request) {
@@ -40,9 +42,18 @@ func newGuardedSite(t *testing.T, code *string, pictures *atomic.Int64) *httptes
 	})
 	mux.HandleFunc("GET /captcha", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, `<!doctype html><div class="captcha">Pick the boats <img src="/boats.png"></div>
-			<script>setTimeout(() => { document.cookie = "session=s3cret-session; path=/"; document.querySelector(".captcha").remove() }, 3000)</script>`)
+			<script>fetch("/person").then(() => setTimeout(() => { document.cookie = "session=s3cret-session; path=/"; document.querySelector(".captcha").remove() }, 3000))</script>`)
 	})
-	mux.HandleFunc("GET /boats.png", func(w http.ResponseWriter, r *http.Request) { pictures.Add(1) })
+	shown := make(chan struct{})
+	show := sync.OnceFunc(func() { close(shown) })
+	mux.HandleFunc("GET /boats.png", func(w http.ResponseWriter, r *http.Request) { pictures.Add(1); show() })
+	mux.HandleFunc("GET /person", func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-shown:
+		case <-r.Context().Done():
+			panic(http.ErrAbortHandler)
+		}
+	})
 	site := httptest.NewServer(mux)
 	t.Cleanup(site.Close)
 	return site

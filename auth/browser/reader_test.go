@@ -179,13 +179,12 @@ func TestAnswersThatAreNoStream(t *testing.T) {
 	if _, err := get(t, dead, auth.Page{}, site.URL+"/public"); !errors.Is(err, refused) {
 		t.Errorf("a dead exit: %v", err)
 	}
-	site.CloseClientConnections()
-	out.err = refused
+	out.die(refused)
 	if _, err := get(t, in, auth.Page{}, site.URL+"/public"); !errors.Is(err, refused) {
 		t.Errorf("an exit that died: %v", err)
 	}
 	// A context ends the wait, and the answer.
-	out.err = nil
+	out.live()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, site.URL+"/public", nil)
 	if err != nil {
@@ -255,7 +254,18 @@ func TestStreamsOfOneIdentityDoNotDisturbEachOther(t *testing.T) {
 	if _, err := io.ReadAll(resp.Body); err == nil || err == io.EOF {
 		t.Errorf("a page that went elsewhere: %v", err)
 	}
-	go func() { <-asked; asked <- true }()
+	over := make(chan bool)
+	defer close(over)
+	go func() { // as often as it is opened
+		for {
+			select {
+			case <-asked:
+				asked <- true
+			case <-over:
+				return
+			}
+		}
+	}()
 	eventually(t, "the page is opened again", func() bool {
 		resp, err := get(t, in, away, site.URL+"/public") // which may be too early
 		if err == nil {

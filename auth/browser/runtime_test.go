@@ -38,12 +38,13 @@ func hold() {
 	time.Sleep(time.Hour)
 }
 
-// eventually waits for something that another process does.
+// eventually waits for something that another process does. Nobody promises
+// when: a minute is only for the message to come before the test's own end.
 func eventually(t testing.TB, what string, met func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !met(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !met(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 20s", what)
+			t.Fatalf("%s: it never happened", what)
 		}
 	}
 }
@@ -105,7 +106,8 @@ func signalAll(t testing.TB, dir string, signal syscall.Signal, part string) {
 			continue
 		}
 		count++
-		if err := syscall.Kill(pid, signal); err != nil {
+		// One of them may end by itself, or with another that was killed before.
+		if err := syscall.Kill(pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
 			t.Error(err)
 		}
 	}

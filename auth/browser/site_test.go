@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -31,7 +32,7 @@ type testSite struct {
 	*httptest.Server
 	tokenEnd   time.Time
 	images     atomic.Int64
-	conns      atomic.Int64
+	conns      sync.Map // the other end's addresses
 	lastHeader atomic.Pointer[http.Header]
 }
 
@@ -67,13 +68,10 @@ func newSite(t testing.TB) *testSite {
 	mux.HandleFunc("GET /never", func(w http.ResponseWriter, r *http.Request) {
 		page(w, 200, `<p>Please wait</p><p>internal note: `+password+`</p>`)
 	})
-	mux.HandleFunc("GET /busy", func(w http.ResponseWriter, r *http.Request) {
-		page(w, 200, `<input id="user"><script>setTimeout(() => { for (;;); }, 50)</script>`)
-	})
 	s.Server = httptest.NewUnstartedServer(mux)
-	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+	s.Config.ConnState = func(c net.Conn, state http.ConnState) {
 		if state == http.StateNew {
-			s.conns.Add(1)
+			s.conns.Store(c.RemoteAddr().String(), true)
 		}
 	}
 	s.Start()
@@ -101,18 +99,63 @@ func (s *testSite) steps(password string) []browser.Step {
 type exit struct {
 	dials atomic.Int64
 	bytes atomic.Int64
-	err   error
+
+	mu    sync.Mutex
+	err   error               // what dials fail with
+	conns map[string]net.Conn // that were made, by our end's address
 }
 
 func (e *exit) via() auth.Via { return auth.Via{Exit: "exit-1", Dial: e.dial} }
 
 func (e *exit) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	e.dials.Add(1)
-	if e.err != nil {
-		return nil, e.err
+	if err := e.dead(); err != nil {
+		return nil, err
 	}
 	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
-	return &countedConn{conn, &e.bytes}, err
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.err != nil { // meanwhile
+		conn.Close()
+		return nil, e.err
+	}
+	if e.conns == nil {
+		e.conns = map[string]net.Conn{}
+	}
+	e.conns[conn.LocalAddr().String()] = conn
+	return &countedConn{conn, &e.bytes}, nil
+}
+
+func (e *exit) dead() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.err
+}
+
+// die ends what was dialled, and what will be until it lives again.
+func (e *exit) die(err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.err = err
+	for _, conn := range e.conns {
+		conn.Close()
+	}
+}
+
+func (e *exit) live() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.err = nil
+}
+
+// made tells whether a connection from an address left through it.
+func (e *exit) made(addr string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.conns[addr] != nil
 }
 
 type countedConn struct {
@@ -161,10 +204,11 @@ func newRuntime(t testing.TB, config browser.Config) *browser.Runtime {
 	return r
 }
 
-// tempDir is a temporary directory with a path short enough for sockets.
+// tempDir is a temporary directory with a path short enough for sockets, which
+// those of this machine may not be.
 func tempDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "b")
+	dir, err := os.MkdirTemp("/tmp", "b")
 	if err != nil {
 		t.Fatal(err)
 	}

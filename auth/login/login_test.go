@@ -31,10 +31,11 @@ const (
 type site struct {
 	*httptest.Server
 	agents atomic.Value
+	hung   chan struct{} // closed when somebody is kept waiting
 }
 
 func newSite(t *testing.T) *site {
-	s := &site{}
+	s := &site{hung: make(chan struct{})}
 	mux := http.NewServeMux()
 	form := func(w http.ResponseWriter) {
 		http.SetCookie(w, &http.Cookie{Name: "pre", Value: "pre-1", Path: "/"})
@@ -93,7 +94,11 @@ func newSite(t *testing.T) *site {
 	mux.HandleFunc("POST /loop", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/round", http.StatusFound) })
 	mux.HandleFunc("GET /round", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/round", http.StatusFound) })
 	mux.HandleFunc("POST /says", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "Sorry, wrong password.") })
-	mux.HandleFunc("POST /hang", func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body); <-r.Context().Done() })
+	mux.HandleFunc("POST /hang", func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		close(s.hung)
+		<-r.Context().Done()
+	})
 	mux.HandleFunc("POST /late", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Date", time.Now().Add(-2*time.Hour).UTC().Format(http.TimeFormat))
 		http.SetCookie(w, &http.Cookie{Name: "session", Value: token(time.Now().Add(-90 * time.Minute)), Path: "/", Expires: time.Now().Add(-time.Hour)})
@@ -274,7 +279,7 @@ func TestEndsWithItsContext(t *testing.T) {
 	}
 	left := errors.New("left")
 	ctx, cancel := context.WithCancelCause(t.Context())
-	time.AfterFunc(50*time.Millisecond, func() { cancel(left) })
+	go func() { <-site.hung; cancel(left) }()
 	if _, err := s.Obtain(ctx, auth.Via{}, nil); !errors.Is(err, left) {
 		t.Errorf("%v", err)
 	}
