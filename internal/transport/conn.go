@@ -32,6 +32,9 @@ const (
 	firstWindow               = 1<<16 - 1
 	firstFrame                = 1 << 14
 	firstTable                = 1 << 12
+	// mostRead is how much is read for one frame, where a head counts with its
+	// continuations: a block may be cut into pieces of nothing without end.
+	mostRead = 4 * maxHead
 )
 
 var (
@@ -78,6 +81,7 @@ type conn struct {
 	pinged  int64       // when a ping was sent that is not answered; 0 for none
 
 	taken int // what was read since the site was told; of the one goroutine
+	raw   int // what was read since the last frame; of the same
 }
 
 // newConn begins HTTP/2 on a connection that has agreed on it. It closes nc when
@@ -131,6 +135,9 @@ func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.read.Store(now())
+	}
+	if c.raw += n; c.raw > mostRead {
+		return n, http2.ConnectionError(http2.ErrCodeEnhanceYourCalm)
 	}
 	return n, err
 }
@@ -186,9 +193,11 @@ func (c *conn) closeIdle() {
 	c.rest()
 }
 
-// rest closes a connection that carries nothing and is not to be kept.
+// rest closes a connection that carries nothing and is not to be kept, or may
+// carry nothing.
 func (c *conn) rest() {
 	c.failIf(errUnwanted, func() bool { return len(c.streams) == 0 && (c.closing || c.going) })
+	c.failIf(errNone, func() bool { return len(c.streams) == 0 && c.most == 0 })
 }
 
 // idle closes a connection that has carried nothing for idleTimeout.
@@ -277,6 +286,7 @@ func (c *conn) forget(s *stream) {
 func (c *conn) serve() {
 	for {
 		f, err := c.framer.ReadFrame()
+		c.raw = 0
 		if err == nil {
 			err = c.take(f)
 		}
@@ -319,7 +329,10 @@ func (c *conn) take(f http2.Frame) error {
 	}
 	switch f := f.(type) {
 	case *http2.SettingsFrame:
-		return c.settings(f)
+		if err := c.settings(f); err != nil {
+			return err
+		}
+		c.rest()
 	case *http2.PingFrame:
 		if f.IsAck() {
 			return nil

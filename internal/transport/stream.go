@@ -114,24 +114,21 @@ func (c *conn) RoundTrip(req *http.Request) (*http.Response, error) {
 			stop()
 		}
 	}
-	sent := func() {}
+	turn := func(bool) {}
 	if limit := c.t.options.HeaderTimeout; limit > 0 {
-		late := time.AfterFunc(limit, func() {
-			s.mu.Lock()
-			headed := s.headed
-			s.mu.Unlock()
-			if !headed {
-				s.abort(fmt.Errorf("the head of the answer has not come within %v: %w", limit, os.ErrDeadlineExceeded), http2.ErrCodeCancel)
-			}
-		})
+		late := time.AfterFunc(limit, func() { s.late(limit) })
 		defer late.Stop()
-		if hasBody(req) { // from its end on
+		if hasBody(req) {
 			late.Stop()
-			sent = func() { late.Reset(limit) }
+			turn = func(site bool) {
+				if late.Stop(); site {
+					late.Reset(limit)
+				}
+			}
 		}
 	}
 	if hasBody(req) {
-		go s.send(req, sent)
+		go s.send(req, turn)
 	} else if req.Body != nil {
 		req.Body.Close()
 	}
@@ -148,6 +145,20 @@ func (c *conn) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Request, resp.Body = req, s
 	return resp, nil
+}
+
+// late ends a request for which the site has done nothing for a while.
+func (s *stream) late(limit time.Duration) {
+	s.mu.Lock()
+	headed, sending := s.headed, s.body != nil
+	s.mu.Unlock()
+	what := "the head of the answer has not come within"
+	if sending {
+		what = "the site has given no room for the rest of the request for"
+	}
+	if !headed {
+		s.abort(fmt.Errorf("%s %v: %w", what, limit, os.ErrDeadlineExceeded), http2.ErrCodeCancel)
+	}
 }
 
 // unanswered is why the head of an answer has not come.
@@ -265,9 +276,10 @@ func (c *conn) encode(req *http.Request) {
 	}
 }
 
-// send sends the body of a request as the site's windows allow, and calls sent
-// when it has. The end of the stream closes the body, for which it may wait.
-func (s *stream) send(req *http.Request, sent func()) {
+// send sends the body of a request as the site's windows allow. turn is told
+// whether it is the site that has to do something now: to give room, and at last
+// to answer. The end of the stream closes the body, for which send may wait.
+func (s *stream) send(req *http.Request, turn func(site bool)) {
 	defer func() {
 		req.Body.Close()
 		s.mu.Lock()
@@ -276,6 +288,7 @@ func (s *stream) send(req *http.Request, sent func()) {
 	}()
 	buf := make([]byte, 16<<10)
 	for {
+		turn(false)
 		n, err := req.Body.Read(buf)
 		if err != nil && err != io.EOF {
 			s.abort(err, http2.ErrCodeCancel)
@@ -284,6 +297,7 @@ func (s *stream) send(req *http.Request, sent func()) {
 		}
 		end := err == io.EOF
 		for rest := buf[:n]; len(rest) > 0 || end; {
+			turn(true)
 			size, ok := s.allowed(len(rest))
 			if !ok {
 				s.cut()
@@ -296,7 +310,7 @@ func (s *stream) send(req *http.Request, sent func()) {
 				return
 			}
 			if last {
-				sent()
+				turn(true)
 				return
 			}
 		}
