@@ -1,12 +1,16 @@
 package transport
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -167,6 +171,83 @@ func TestASiteThatTakesNoMoreOfARequest(t *testing.T) {
 			if took := time.Since(began); !errors.Is(a.err, os.ErrDeadlineExceeded) || !strings.Contains(a.err.Error(), "no room") || took != limit {
 				t.Errorf("%v after %v", a.err, took)
 			}
+		})
+	}
+}
+
+// TestASiteThatReadsNoMoreOfARequest over HTTP/1.1 ends it, too. One that reads
+// slowly does not, nor a body that takes its time.
+func TestASiteThatReadsNoMoreOfARequest(t *testing.T) {
+	const limit = 10 * time.Second // that of scripted
+	for _, slowly := range []bool{true, false} {
+		var over chan struct{}
+		scripted(t, func(t *testing.T, s *script, tr *Transport) {
+			over = make(chan struct{})
+			defer close(over)
+			began := time.Now()
+			got, err := ask(tr, "POST", strings.Repeat("x", 100_000))
+			if slowly {
+				if err != nil || got != "ok" {
+					t.Errorf("%q, %v", got, err)
+				}
+				return
+			}
+			if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || !strings.Contains(err.Error(), "no more of the request") || took != limit {
+				t.Errorf("%v after %v", err, took)
+			}
+		}, func(c net.Conn, r *bufio.Reader) {
+			req, err := http.ReadRequest(r)
+			if err != nil || !slowly {
+				<-over
+				return
+			}
+			for err == nil {
+				time.Sleep(limit * 3 / 4)
+				_, err = io.CopyN(io.Discard, req.Body, 20_000)
+			}
+			io.WriteString(c, ok)
+			r.Peek(1)
+		})
+	}
+}
+
+// unhurried notes until when may be written to it.
+type unhurried struct {
+	net.Conn
+	until atomic.Int64
+}
+
+func (u *unhurried) SetWriteDeadline(at time.Time) error {
+	u.until.Store(0)
+	if !at.IsZero() {
+		u.until.Store(at.UnixNano())
+	}
+	return u.Conn.SetWriteDeadline(at)
+}
+
+// TestNoTimeLimitsWhatIsNotWritten: TLS answers by itself a site that asks for
+// new keys, however long after the last frame or request.
+func TestNoTimeLimitsWhatIsNotWritten(t *testing.T) {
+	for _, proto := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		synctest.Test(t, func(t *testing.T) {
+			ours, theirs := net.Pipe()
+			u := &unhurried{Conn: ours}
+			tr := New(Options{HeaderTimeout: time.Second})
+			if proto == "HTTP/2.0" {
+				newPeer(theirs)
+				if _, err := newConn(u, tr, origin{}); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				go http.ReadRequest(bufio.NewReader(theirs))
+				req, _ := http.NewRequest("GET", "http://site.test", nil)
+				go (&single{Conn: u, t: tr}).RoundTrip(req)
+			}
+			synctest.Wait()
+			if u.until.Load() != 0 {
+				t.Errorf("%s: nothing may be written after %v", proto, time.Unix(0, u.until.Load()))
+			}
+			theirs.Close()
 		})
 	}
 }

@@ -154,6 +154,9 @@ func (c *conn) writeLocked(f func(*http2.Framer) error) error {
 	if err == nil {
 		err = f(c.framer)
 	}
+	if err == nil { // TLS writes by itself while reading, where the site asks for new keys
+		_ = c.SetWriteDeadline(time.Time{}) // what was written may be answered, and the connection closed, by now
+	}
 	if err != nil {
 		c.fail(fmt.Errorf("HTTP/2: %w", err))
 	}

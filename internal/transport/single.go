@@ -159,6 +159,8 @@ func (s *single) exchange(req *http.Request, b *singleBody) (*http.Response, err
 		switch {
 		case own != nil:
 			return nil, own
+		case errors.Is(wire, os.ErrDeadlineExceeded):
+			err = fmt.Errorf("the site has taken no more of the request for %v: %w", s.t.options.HeaderTimeout, wire)
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			err = fmt.Errorf("the head of the answer has not come within %v: %w", s.t.options.HeaderTimeout, err)
 		case again:
@@ -202,7 +204,15 @@ func (u *upload) Write(p []byte) (n int, err error) {
 	u.mu.Lock()
 	u.late = u.late || u.headed
 	u.mu.Unlock()
-	n, u.wire = u.s.Conn.Write(p)
+	for len(p) > 0 && u.wire == nil {
+		part := p[:min(len(p), 16<<10)]
+		if limit := u.s.t.options.HeaderTimeout; limit > 0 { // for each part: a slow site may take long for all
+			_ = u.s.SetWriteDeadline(time.Now().Add(limit)) // why it could not shows when writing
+		}
+		var took int
+		took, u.wire = u.s.Conn.Write(part)
+		n, p = n+took, p[took:]
+	}
 	return n, u.wire
 }
 
@@ -215,7 +225,16 @@ func (u *upload) send(req *http.Request) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if limit := u.s.t.options.HeaderTimeout; limit > 0 && !u.headed {
+	limit := u.s.t.options.HeaderTimeout
+	if limit <= 0 {
+		return
+	}
+	if errors.Is(u.wire, os.ErrDeadlineExceeded) {
+		limit = 0 // it has had that
+	} else {
+		_ = u.s.SetWriteDeadline(time.Time{}) // TLS writes by itself while reading, where the site asks for new keys
+	}
+	if !u.headed {
 		_ = u.s.SetReadDeadline(time.Now().Add(limit)) // why it could not shows when reading
 	}
 }
