@@ -3,6 +3,7 @@ package demo_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -94,16 +95,21 @@ func way(t *testing.T, u *url.URL, tunnel bool) *http.Client {
 
 func get(t *testing.T, c *http.Client, target string) (*http.Response, string) {
 	t.Helper()
-	resp, err := c.Get(target)
+	resp, body, err := tryGet(c, target)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return resp, body
+}
+
+func tryGet(c *http.Client, target string) (*http.Response, string, error) {
+	resp, err := c.Get(target)
+	if err != nil {
+		return nil, "", err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp, string(b)
+	return resp, string(b), err
 }
 
 func TestEachProxyLeavesFromItsOwnAddress(t *testing.T) {
@@ -265,7 +271,11 @@ func TestProxiesCloseWhatIsOld(t *testing.T) {
 	e := open(t, func(o *demo.Options) { o.ProxyLife = life })
 	streams := make(map[string]*reading)
 	for _, x := range []demo.Exit{exit(t, e, demo.HTTP, 0), exit(t, e, demo.SOCKS5, 0)} {
-		streams[x.String()] = read(t, visit(t, e, x.URL), "")
+		v := visitFrom(t, e, x.Address.String(), x.URL)
+		within(t, life, func() (err error) {
+			streams[x.String()], err = tryRead(t, v, "")
+			return err
+		})
 	}
 	tunnels := make(map[string]net.Conn)
 	opened := time.Now()
@@ -273,12 +283,15 @@ func TestProxiesCloseWhatIsOld(t *testing.T) {
 		if x.Kind == demo.SOCKS5 {
 			continue
 		}
-		c, refused, err := connect(t.Context(), x.URL, strings.TrimPrefix(e.URL(), "http://"))
-		if err != nil || refused != nil {
-			t.Fatal(refused, err)
-		}
-		defer c.Close()
-		tunnels[x.String()] = c
+		within(t, life, func() error {
+			c, refused, err := connect(t.Context(), x.URL, strings.TrimPrefix(e.URL(), "http://"))
+			if refused != nil {
+				err = errors.New(refused.Status)
+			}
+			tunnels[x.String()] = c
+			return err
+		})
+		defer tunnels[x.String()].Close()
 	}
 	e.Mute(netip.Addr{}, time.Hour) // a site that says nothing must not keep a tunnel
 	for name, r := range streams {
