@@ -113,7 +113,9 @@ func examine(ctx context.Context, path string, oldest int) (version, reason stri
 	cmd := exec.CommandContext(ctx, path, "--version")
 	cmd.WaitDelay = time.Second
 	out, err := cmd.Output()
-	if err != nil {
+	// Where only its output was not closed in time it has ended well, and said
+	// what it had to say: a child holds it, or we were not given the processor.
+	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		return "", fmt.Sprintf("--version failed: %v", err)
 	}
 	match := versionNumber.FindStringSubmatch(string(out))

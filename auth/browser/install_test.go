@@ -13,7 +13,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -240,5 +242,30 @@ mkdir -p `+quote(filepath.Dir(browser))+` && printf '#!/bin/sh\necho Chromium 15
 	os.Remove(browser)
 	if err := InstallChromium(t.Context(), Config{Node: node, DriverDir: t.TempDir(), Chromium: browser}, nil); !errors.Is(err, ErrNotFound) {
 		t.Errorf("without the driver: %v", err)
+	}
+}
+
+// What a program leaves behind may hold its output open: it has told its
+// version all the same.
+func TestAVersionIsToldThoughTheOutputStaysOpen(t *testing.T) {
+	dir := t.TempDir()
+	path, child := filepath.Join(dir, "chromium"), filepath.Join(dir, "child")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\necho Chromium 156.0.8078.79\nsleep 600 &\necho $! >"+child+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	version, reason := examine(t.Context(), path, 120)
+	if version != "156.0.8078.79" || reason != "" {
+		t.Errorf("%q, %s", version, reason)
+	}
+	text, err := os.ReadFile(child)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Error(err)
 	}
 }
