@@ -25,28 +25,52 @@ import (
 	"github.com/holdline/scrape/internal/demo"
 )
 
-// freePorts returns the first of four consecutive ports that nobody uses on
-// any address, as a demo exchange wants them. They lie below those that the
-// system gives to connections.
-func freePorts() (int, error) {
+// freePorts returns the first of four consecutive ports, as a demo exchange
+// wants them, that nobody uses on any address, and nobody else is given before
+// the test is over. They lie below those that the system gives to connections.
+func freePorts(t *testing.T) int {
+	t.Helper()
 	for range 200 {
 		first := 20000 + 4*rand.IntN(3000)
-		if allFree(first) {
-			return first, nil
+		// The exchange leaves out this address of its second port. Whoever
+		// listens there has all four.
+		held, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+1))
+		if err != nil {
+			continue
 		}
+		if allFree(fmt.Sprintf("0.0.0.0:%d", first), fmt.Sprintf("127.0.0.11:%d", first+1), fmt.Sprintf("0.0.0.0:%d", first+2), fmt.Sprintf("0.0.0.0:%d", first+3)) {
+			t.Cleanup(func() { held.Close() })
+			return first
+		}
+		held.Close()
 	}
-	return 0, errors.New("no four free ports in a row")
+	t.Fatal("no four free ports in a row")
+	return 0
 }
 
-func allFree(first int) bool {
-	for port := first; port < first+4; port++ {
-		ln, err := net.Listen("tcp", fmt.Sprintf("0.0.0.0:%d", port))
-		if err != nil {
+func allFree(addrs ...string) bool {
+	for _, addr := range addrs {
+		ln, err := net.Listen("tcp", addr)
+		if errors.Is(err, syscall.EADDRINUSE) {
 			return false
 		}
-		defer ln.Close()
+		if err == nil {
+			ln.Close()
+		}
 	}
 	return true
+}
+
+// What one test was given no other gets while it lasts.
+func TestPortsAreGivenOnce(t *testing.T) {
+	given := map[int]bool{}
+	for range 200 {
+		port := freePorts(t)
+		if given[port] {
+			t.Fatalf("%d is given twice", port)
+		}
+		given[port] = true
+	}
 }
 
 // place is where a test runs scrape: a directory, a temporary directory of its
@@ -70,9 +94,7 @@ func newPlace(t *testing.T) *place {
 	if err := os.Mkdir(p.tmp, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if p.Port, err = freePorts(); err != nil {
-		t.Fatal(err)
-	}
+	p.Port = freePorts(t)
 	p.env = append(os.Environ(), "TMPDIR="+p.tmp, "XDG_CONFIG_HOME="+filepath.Join(dir, "config"))
 	return p
 }

@@ -199,11 +199,18 @@ func (b build) write(file, text string) string {
 }
 
 // freePorts finds the four ports in a row that the exchange and its proxies
-// need, below those that the system hands out.
+// need, below those that the system hands out, and keeps others from them until
+// the test is over.
 func freePorts(t *testing.T) (base int) {
 	t.Helper()
 	for range 100 {
-		base = 10_000 + rand.IntN(20_000)
+		base = 12_000 + 4*rand.IntN(2_000)
+		// The exchange leaves out this address of its second port. Whoever
+		// listens there has all four.
+		held, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(base+1)))
+		if err != nil {
+			continue
+		}
 		free := true
 		for i, hosts := range [][]string{
 			{"127.0.0.1"}, {"127.0.0.11", "127.0.0.12", "127.0.0.13", "127.0.0.14"}, {"127.0.0.15", "127.0.0.16"}, {"127.0.0.1"},
@@ -218,8 +225,10 @@ func freePorts(t *testing.T) (base int) {
 			}
 		}
 		if free {
+			t.Cleanup(func() { held.Close() })
 			return base
 		}
+		held.Close()
 	}
 	t.Fatal("no four free ports in a row")
 	return 0
