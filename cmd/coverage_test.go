@@ -177,18 +177,16 @@ func TestCoverageOfAStreamThatNeverHadAnEvent(t *testing.T) {
 	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		fmt.Fprint(w, ": welcome\n\n")
-		w.(http.Flusher).Flush()
-		<-r.Context().Done()
 	}))
 	defer site.Close()
 	dir := t.TempDir()
 	file, summary := filepath.Join(dir, "still.yaml"), filepath.Join(dir, "summary.json")
-	target := fmt.Sprintf("streams:\n  - name: feed\n    url: %s\nsinks:\n  - sqlite: {table: t}\n", site.URL)
+	target := fmt.Sprintf("streams:\n  - name: feed\n    url: %s\n    on_end: stop\nsinks:\n  - sqlite: {table: t}\n", site.URL)
 	if err := os.WriteFile(file, []byte(target), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var out, errs bytes.Buffer
-	if code := Run([]string{"run", file, "--data", dir, "--for", "500ms", "--progress", "none", "--summary", summary}, &out, &errs); code != ExitOK {
+	if code := Run([]string{"run", file, "--data", dir, "--progress", "none", "--summary", summary}, &out, &errs); code != ExitOK {
 		t.Fatalf("exit code %d\n%s%s", code, out.String(), errs.String())
 	}
 	var account framework.Stats
