@@ -57,6 +57,7 @@ func TestScripts(t *testing.T) {
 		UpdateScripts:       *update,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"code":  code,
+			"until": until,
 			"feed":  serveFeed,
 			"proxy": serveProxy,
 			"fill":  fill,
@@ -83,6 +84,25 @@ func code(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
 	}
+}
+
+// until runs a program until what it says matches an expression of grep -E,
+// interrupts it then, and wants exit code 0: until REGEXP program [args...].
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until REGEXP program [args...]")
+	}
+	// SIGTERM, since a shell has what it starts beside itself ignore SIGINT.
+	const run = `said=$1; shift; rm -f until.*
+("$@" >until.stdout 2>until.stderr & echo $! >until.pid; wait $!; echo $? >until.code) &
+has() { grep -Eq -e "$said" until.stdout until.stderr; }
+until [ -s until.code ] || { [ -s until.pid ] && has; }; do sleep 0.05; done
+kill -TERM $(cat until.pid) 2>kill.stderr
+wait
+cat until.stdout; cat until.stderr >&2
+has || { echo "it ended before it said $said" >&2; exit 1; }
+exit $(cat until.code)`
+	ts.Check(ts.Exec("sh", append([]string{"-c", run, "sh"}, args...)...))
 }
 
 // serveFeed serves the feed of a file: feed FILE [NAME]. Its URL is in $FEED,
