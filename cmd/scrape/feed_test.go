@@ -24,6 +24,7 @@ import (
 //	== answer 200 text/event-stream   the next answer begins
 //	== header Retry-After: 1          before the first line of the answer
 //	== pause 300ms
+//	== wait                           until goOn is called
 //	== count 500 5ms                  events numbered on from Last-Event-ID, up to 500
 //	== big 1000000                    one event with so many bytes of data
 //	== hang                           say nothing more until the client leaves
@@ -42,6 +43,7 @@ type feedStep struct {
 	pause time.Duration
 	count int
 	big   int
+	wait  bool
 	hang  bool
 	cut   bool
 }
@@ -88,6 +90,8 @@ func parseFeed(text string) ([]answer, error) {
 			}
 		case "big":
 			s.big, err = strconv.Atoi(word[1])
+		case "wait":
+			s.wait = true
 		case "hang":
 			s.hang = true
 		case "cut":
@@ -108,7 +112,9 @@ type feedServer struct {
 	*httptest.Server
 	over chan struct{}
 	once sync.Once
+	on   chan struct{}
 	sent atomic.Int64 // numbered events
+	late atomic.Int64 // pauses between them that took longer than tardy
 
 	mu       sync.Mutex
 	answers  []answer
@@ -117,9 +123,21 @@ type feedServer struct {
 }
 
 func newFeedServer(answers []answer, requests io.Writer) *feedServer {
-	f := &feedServer{answers: answers, requests: requests, over: make(chan struct{})}
+	f := &feedServer{answers: answers, requests: requests, over: make(chan struct{}), on: make(chan struct{})}
 	f.Server = httptest.NewServer(f)
 	return f
+}
+
+// tardy is a pause between two numbered events that is the feed's own fault: it
+// was not given the processor.
+const tardy = 200 * time.Millisecond
+
+// goOn ends a wait.
+func (f *feedServer) goOn() {
+	select {
+	case f.on <- struct{}{}:
+	case <-f.over:
+	}
 }
 
 func (f *feedServer) Close() {
@@ -170,11 +188,17 @@ func (f *feedServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case s.text != "":
 			out.WriteString(s.text)
 		case s.count > 0:
+			last := time.Now()
 			for n++; n <= s.count; n++ {
 				fmt.Fprintf(out, "id: %d\nevent: tick\ndata: {\"n\":%d}\n\n", n, n)
 				out.Flush()
 				flush()
 				f.sent.Add(1)
+				now := time.Now()
+				if now.Sub(last) > tardy {
+					f.late.Add(1)
+				}
+				last = now
 				if !f.wait(r, s.pause) {
 					return
 				}
@@ -195,6 +219,15 @@ func (f *feedServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		out.Flush()
 		flush()
+		if s.wait {
+			select {
+			case <-f.on:
+			case <-r.Context().Done():
+				return
+			case <-f.over:
+				return
+			}
+		}
 		if s.hang {
 			f.wait(r, time.Hour)
 			return

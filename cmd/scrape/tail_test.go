@@ -10,13 +10,14 @@ import (
 // An event is on standard output as soon as it came, while the feed goes on.
 func TestTailFlushesEveryEvent(t *testing.T) {
 	t.Parallel()
-	feed := ticks(t, "== answer 200 text/event-stream\ndata: first\n\n== pause 300ms\ndata: second\n\n== hang\n")
+	feed := ticks(t, "== answer 200 text/event-stream\ndata: first\n\n== wait\ndata: second\n\n== hang\n")
 	p := newPlace(t)
 	tail := p.start("tail", feed.URL)
 	tail.until("the first event", func() bool { return strings.Contains(tail.stdout.String(), "\n") })
 	if out := tail.stdout.String(); !strings.Contains(out, "first") || strings.Contains(out, "second") {
 		t.Errorf("before the second event was sent the output was %q", out)
 	}
+	feed.goOn()
 	tail.until("the second event", func() bool { return strings.Contains(tail.stdout.String(), "second") })
 	tail.interrupt()
 	tail.wait(0)

@@ -113,6 +113,8 @@ func TestGoesOnWhereItStopped(t *testing.T) {
 	if got := cursor(); got != "5" {
 		t.Errorf("the cursor kept is %q, want 5", got)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if want := []string{"", "2", "4", "4"}; !slices.Equal(s.asked, want) {
 		t.Errorf("asked for what comes after %q, want %q", s.asked, want)
 	}
