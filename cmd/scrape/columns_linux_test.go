@@ -49,7 +49,7 @@ func TestColumnsOfATableAlteredUnderneath(t *testing.T) {
 	write("")
 	r = p.startWith(nil, "custom", "run", "halved.yaml", "--progress", "none")
 	r.until("rows", func() bool {
-		return strings.Contains(r.stderr.String(), "made the table") && len(postgresIDs(t, address)) > 0
+		return postgresTexts(t, address, "SELECT coalesce(to_regclass('t')::text, '')")[0] != "" && len(postgresIDs(t, address)) > 0
 	})
 	postgrestest.Exec(t, address, "ALTER TABLE t ALTER COLUMN number TYPE double precision")
 	statement := regexp.MustCompile(`run: (ALTER TABLE .*?);`)

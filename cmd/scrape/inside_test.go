@@ -97,7 +97,7 @@ sinks: [{sqlite: {table: t}}]
 	}
 	r := p.start("run", "resumed.yaml", "blind.yaml", "--summary", "out.json", "--progress", "none")
 	rows := func(name string) []stored { return p.rows("data/"+name+".db", "t") }
-	r.until("several connections of both", func() bool { return len(rows("resumed")) >= 15 && len(rows("blind")) >= 5 && asked.Load() >= 8 })
+	r.until("several connections of both", func() bool { return len(rows("resumed")) >= 15 && len(rows("blind")) >= 10 })
 	r.interrupt()
 	r.wait(0)
 	for i, row := range rows("resumed") {

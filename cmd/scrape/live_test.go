@@ -15,12 +15,14 @@ import (
 )
 
 // terminal is what a process takes for one of that size; what it shows is in
-// the output.
-func terminal(t *testing.T, columns, rows uint16) (*os.File, *output) {
+// the output, and all of it is when nobody has the terminal any more and over
+// is closed.
+func terminal(t *testing.T, columns, rows uint16) (slave *os.File, shown *output, over chan struct{}) {
 	t.Helper()
 	master, slave := pseudoTerminal(t, columns, rows)
-	shown := &output{}
+	shown, over = &output{}, make(chan struct{})
 	go func() {
+		defer close(over)
 		b := make([]byte, 4096)
 		for {
 			n, err := master.Read(b)
@@ -30,7 +32,7 @@ func terminal(t *testing.T, columns, rows uint16) (*os.File, *output) {
 			}
 		}
 	}()
-	return slave, shown
+	return slave, shown, over
 }
 
 // pseudoTerminal is both ends of a terminal.
@@ -67,14 +69,16 @@ func TestLiveTable(t *testing.T) {
 	feed := ticks(t, "== answer 200 text/event-stream\n== again\n== count 1000000 5ms\n")
 	p := newPlace(t)
 	p.write("ticks.yaml", ticksFile, map[string]any{"URL": feed.URL})
-	screen, shown := terminal(t, 100, 24)
+	screen, shown, over := terminal(t, 100, 24)
 	r := p.startWith(func(c *exec.Cmd) { c.Stderr = screen }, "scrape", "run", "ticks.yaml")
+	screen.Close()
 	r.until("a second picture with a rate", func() bool {
 		s := shown.String()
 		return strings.Count(s, "STREAM") > 2 && strings.Contains(s, "ticks/feed") && strings.Contains(s, "live")
 	})
 	r.interrupt()
 	r.wait(0)
+	<-over
 	s := shown.String()
 	says(t, s, "STATE", "LAST ID", "COVERAGE", "SINK", "ticks/sqlite", "\x1b[K", "\x1b[J")
 	saysNot(t, s, "level=INFO msg=state")

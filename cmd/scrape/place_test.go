@@ -205,6 +205,23 @@ func (r *process) interrupt() {
 	}
 }
 
+// stop has it stand still until it gets SIGCONT: what it is sent meanwhile it
+// finds all at once.
+func (r *process) stop() {
+	r.t.Helper()
+	if err := r.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		r.t.Fatal(err)
+	}
+	r.until("its standstill", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.cmd.Process.Pid))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		_, state, _ := strings.Cut(string(stat), ") ")
+		return strings.HasPrefix(state, "T")
+	})
+}
+
 // kill is kill -9.
 func (r *process) kill() {
 	r.t.Helper()

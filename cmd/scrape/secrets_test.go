@@ -81,7 +81,7 @@ streams:
   - name: market
     url: http://127.0.0.1:{{.Port}}/api/v1/market/stream
     types: [price_update]
-    stale_after: 2s
+    stale_after: 20s
     query: {key: "${env:SITE_PASSWORD}"}
 auth:
   browser:
@@ -113,7 +113,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
 	p.exchange(func(o *demo.Options) {
-		o.TokenLife = 6 * time.Second
+		o.TokenLife = 24 * time.Second // half of it is enough for a login, also on a busy machine
 		o.User, o.Password = siteUser, sitePassword
 		o.ProxyUser, o.ProxyPassword = proxyUser, proxyPassword
 		o.GatewayUser, o.GatewayPassword = gateUser, gatePassword

@@ -57,7 +57,7 @@ func TestCustomBuild(t *testing.T) {
 
 	data, summary := filepath.Join(dir, "data"), filepath.Join(dir, "summary.json")
 	b.runUntil("token_revoked", "run", chosenFile, allFile, "--data", data, "--summary", summary,
-		"--for", "90s", "--progress", "none", "--log-format", "json")
+		"--for", "5m", "--progress", "none", "--log-format", "json")
 
 	var account framework.Stats
 	if b, err := os.ReadFile(summary); err != nil || json.Unmarshal(b, &account) != nil {
