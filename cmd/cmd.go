@@ -54,6 +54,9 @@ func WithHook(name string, h browser.Hook) Option {
 
 // Main runs the command line with the process's arguments and exits.
 func Main(options ...Option) {
+	// An echo of the interrupt that ended the run may come after it, and must
+	// not end the process with another exit code.
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt, syscall.SIGTERM)
 	os.Exit(Run(os.Args[1:], os.Stdout, os.Stderr, options...))
 }
 

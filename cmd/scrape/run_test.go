@@ -254,6 +254,24 @@ func TestKilledAgainAndAgain(t *testing.T) {
 	p.wantNothingLeft()
 }
 
+// An echo of the interrupt that comes when all is done does not change the exit
+// code.
+func TestInterruptAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	feed := ticks(t, "== answer 200 text/event-stream\n== again\n== count 1000000 1ms\n")
+	p := newPlace(t)
+	p.write("ticks.yaml", ticksFile, map[string]any{"URL": feed.URL})
+	r := p.start("run", "ticks.yaml", "--progress", "none")
+	r.until("events", func() bool { return len(p.rows("data/ticks.db", "t")) > 0 })
+	r.interrupt()
+	r.until("the end of its work", func() bool {
+		_, err := os.Stat(p.path("data/control.sock"))
+		return err != nil
+	})
+	r.until("the end", func() bool { return r.cmd.Process.Signal(syscall.SIGTERM) != nil })
+	r.wait(0)
+}
+
 // The first interrupt drains and ends with 0, also where it comes twice at once,
 // as timeout, supervisors and terminals send it to a process and its group. A
 // second one ends at once with 130, and what was stopped at once is not lost.
