@@ -141,6 +141,25 @@ func TestWhatALineHoldsOutlivesItsConnection(t *testing.T) {
 	}
 }
 
+// TestTheBeginningOfAReplayIsNotDeliveredAgain has a connection end when it has
+// brought the first event of a replay, while the other line is silent.
+func TestTheBeginningOfAReplayIsNotDeliveredAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &feedSite{every: 20 * time.Second, start: time.Now(), last: 400, id: func(int) string { return "" }, data: strconv.Itoa, first: replays["before"]}
+		s.fate = func(k int) fate {
+			return map[int]fate{
+				1: {after: 1003 * time.Second, mute: true},
+				2: {after: 1001 * time.Second},
+				3: {after: 5 * time.Second, lag: 30 * s.every},
+			}[k]
+		}
+		log := holdFor(t, &Stream{Target: s, Lines: 2, StaleAfter: time.Hour, MaxWait: time.Second}, 2*time.Hour)
+		if a := log.account(s.id); a.lost > 0 || a.doubled > 0 || a.gaps > 0 || s.conns < 4 {
+			t.Errorf("%d connections: %+v", s.conns, a)
+		}
+	})
+}
+
 // TestWhatLiesBetweenTwoLinesIsAskedFor has a first line that is slower and
 // ends before it has brought what the second one began with: neither had a
 // cursor to begin from, but what is in between can be replayed.

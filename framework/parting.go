@@ -3,6 +3,8 @@ package framework
 import (
 	"cmp"
 	"context"
+
+	"github.com/holdline/scrape/internal/splice"
 )
 
 // When a connection ends, what waits for it must not wait any longer, and what
@@ -92,6 +94,17 @@ func (r *runner) remain(ctx context.Context, l *line) {
 	g.count.unsound, g.count.seam = 0, nil // see parts
 	r.waiting = append(r.waiting, g)
 	r.limit(ctx, g)
+}
+
+// remained delivers what a line has held whose connection has ended, but for what
+// may be the beginning of a replay: too few events to show it, and all of them
+// delivered before.
+func (r *runner) remained(ctx context.Context, l *line, h held, fit splice.Fit) error {
+	if !fit.OK && fit.Known {
+		r.doubled(l, h.events...)
+		return nil
+	}
+	return r.release(ctx, l, h, fit)
 }
 
 // fail ends the connection of a line because what it held could not be

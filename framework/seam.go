@@ -275,8 +275,10 @@ func (r *runner) join(ctx context.Context, l *line, fit splice.Fit) (err error) 
 	if l.remains {
 		r.leaving = l
 		defer func() { r.leaving = nil; r.parts(l) }()
+		err = r.remained(ctx, l, h, fit)
+	} else {
+		err = r.release(ctx, l, h, fit)
 	}
-	err = r.release(ctx, l, h, fit)
 	l.missed = l.missed || err != nil
 	return err
 }

@@ -29,6 +29,9 @@ type Fit struct {
 	// Equal says, where OK is false, that there is more than one place, since
 	// the feed repeats itself: the line may go on at any of them.
 	Equal bool
+	// Known says, where OK is false, that all the events lie there in this order,
+	// which may be chance.
+	Known bool
 	// Doubtful is how many events, of the late ones or, where OK is false, of
 	// all from the first on, may hold some that were delivered before.
 	Doubtful int
@@ -146,7 +149,7 @@ func (s *Splice) Align(l *Line, held []uint64, open bool) Fit {
 		}
 		return f
 	}
-	return Fit{Equal: best.equal, Doubtful: s.doubtful(held)}
+	return Fit{Equal: best.equal, Known: best.whole, Doubtful: s.doubtful(held)}
 }
 
 // place is where held events lie in a stretch of those delivered.
@@ -155,6 +158,7 @@ type place struct {
 	at    int   // the index of the first of them in the stretch; negative if before it
 	past  []int // the positions of the events of the stretch, in the order of the stream
 	equal bool  // it is not the only place for most of them
+	whole bool  // all of them lie there
 }
 
 // among tells what the place says of that many held events.
@@ -202,6 +206,7 @@ func (s *Splice) fit(positions []int, held []uint64, open, sure bool) (best plac
 			try(-p, overlap)
 		}
 	}
+	best.whole = most == m
 	if 2*second >= most {
 		best.equal = 2*second >= m
 		return best
