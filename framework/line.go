@@ -51,6 +51,8 @@ type line struct {
 	held     held
 	side     bool        // it has waited beside another line
 	since    int         // how much had been delivered when the wait began
+	heard    int         // how much the connection has brought, but for what is held
+	beside   []beside    // the lines that delivered when the wait began
 	deadline *time.Timer // the end of the wait
 	old      *line       // the line that it takes over from, until it does
 	doubtful int         // what it delivers may begin with so many events delivered before
@@ -71,6 +73,13 @@ type line struct {
 
 	replaced atomic.Bool // another line has taken over
 	news     atomic.Bool // its connection has brought what happened since it was opened, or what was missed
+}
+
+// beside is a line that delivers beside another one.
+type beside struct {
+	*line
+	number uint32 // of its connection
+	heard  int    // what it had brought
 }
 
 var (
@@ -98,7 +107,7 @@ func (r *runner) anotherLine(slot int, ids *Identities) *line {
 func (r *runner) renumber(l *line) {
 	r.lines++
 	l.seam = splice.Line{Number: r.lines}
-	l.again, l.joined, l.reaches, l.missed = false, false, false, false
+	l.again, l.joined, l.reaches, l.missed, l.heard = false, false, false, false, 0
 	r.parts(l)
 	l.news.Store(false)
 }

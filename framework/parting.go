@@ -3,6 +3,7 @@ package framework
 import (
 	"cmp"
 	"context"
+	"slices"
 
 	"github.com/holdline/scrape/internal/splice"
 )
@@ -50,7 +51,7 @@ func (r *runner) parted(ctx context.Context, l *line) (over bool, err error) {
 			// All are stopped: the cursor must not pass what the line that has
 			// just been stopped would have brought.
 			w.missed = len(r.admit(w).events) > 0
-		case r.splice.Sequential() && len(w.held.events) > 0 && (!w.remains || ctx.Err() == nil):
+		case r.splice.Sequential() && len(w.held.events) > 0 && !w.remains:
 			w.deadline.Stop()
 			r.limit(ctx, w) // a replay may be under way
 		default:
@@ -89,22 +90,26 @@ func (r *runner) remain(ctx context.Context, l *line) {
 		seam: l.seam, slot: l.slot, ids: l.ids, exit: l.exit,
 		again: l.again, joined: l.joined, reaches: l.reaches, count: l.count,
 		opened: l.opened, resumes: l.resumes, succeeds: l.succeeds, anew: l.anew,
-		waiting: true, remains: true, held: h, doubted: doubted, since: l.since,
+		waiting: true, remains: true, held: h, doubted: doubted, since: l.since, beside: l.beside,
 	}
 	g.count.unsound, g.count.seam = 0, nil // see parts
 	r.waiting = append(r.waiting, g)
 	r.limit(ctx, g)
 }
 
-// remained delivers what a line has held whose connection has ended, but for what
-// may be the beginning of a replay: too few events to show it, and all of them
+// remained delivers what a line has held whose connection has ended, if its place
+// is found or those that it waited for have brought nothing since: then they are
+// dead. Without a place it may be the beginning of a replay, where all of it was
 // delivered before.
 func (r *runner) remained(ctx context.Context, l *line, h held, fit splice.Fit) error {
-	if !fit.OK && fit.Known {
+	alive := slices.ContainsFunc(l.beside, func(o beside) bool { return o.seam.Number == o.number && o.line.heard > o.heard })
+	switch {
+	case fit.OK, !alive && !fit.Known:
+		return r.release(ctx, l, h, fit)
+	case fit.Known:
 		r.doubled(l, h.events...)
-		return nil
 	}
-	return r.release(ctx, l, h, fit)
+	return nil
 }
 
 // fail ends the connection of a line because what it held could not be

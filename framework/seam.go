@@ -126,7 +126,12 @@ func (r *runner) beside(l *line, ev *Event, content uint64) bool {
 
 // await makes the line wait. It runs under r.mu.
 func (r *runner) await(ctx context.Context, l *line) {
-	l.waiting, l.side, l.since = true, false, r.splice.End()
+	l.waiting, l.side, l.since, l.beside = true, false, r.splice.End(), nil
+	for _, o := range r.connected {
+		if o != l && !o.waiting {
+			l.beside = append(l.beside, beside{o, o.seam.Number, o.heard})
+		}
+	}
 	r.waiting = append(r.waiting, l)
 	r.limit(ctx, l)
 }

@@ -352,6 +352,7 @@ func (r *runner) accept(ctx context.Context, l *line, ev *Event, content uint64)
 	if ev.ignored {
 		return r.passIgnored(ctx, l, ev)
 	}
+	l.heard++
 	n, numbered := r.number(ev)
 	r.step(l, n, numbered)
 	filled := r.missing.filled(n, numbered) && !r.behind(l)

@@ -198,11 +198,11 @@ func (s *stage) strike(f fault, lines int, h held) {
 	h.wait("every line", time.Minute, func() bool { return s.site.lines() == lines })
 	began, before := time.Now(), h.seen.len()
 	h.wait("the first events", time.Minute+s.pace.warm, func() bool {
-		return h.seen.len() >= before+30 && time.Since(began) > s.pace.warm && s.settled(h, time.Time{})
+		s.from = time.Now()
+		return h.seen.len() >= before+30 && time.Since(began) > s.pace.warm &&
+			s.site.lines() == lines && s.settled(h, time.Time{}) // and none that the client has left already
 	})
-	open := s.first()
-	s.from = time.Now()
-	f.do(s, open)
+	f.do(s, s.first())
 	resumed := s.from
 	if f.closed {
 		resumed = resumed.Add(s.pace.night)

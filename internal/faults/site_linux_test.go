@@ -137,7 +137,7 @@ func (s *site) stream(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the token is not good any more", http.StatusUnauthorized)
 		return
 	}
-	c := &wire{conn: r.Context().Value(connKey{}).(net.Conn), since: time.Now(), token: token, exit: exit, ctx: r.Context()}
+	c := &wire{conn: r.Context().Value(connKey{}).(net.Conn), token: token, exit: exit, ctx: r.Context()}
 	n := s.next()
 	if last := r.Header.Get("Last-Event-ID"); last != "" && s.replay {
 		if from, err := strconv.Atoi(last); err == nil {
@@ -147,6 +147,7 @@ func (s *site) stream(w http.ResponseWriter, r *http.Request) {
 		n = max(n-s.tail, 1)
 	}
 	s.mu.Lock()
+	c.since = time.Now()
 	s.conns = append(s.conns, c)
 	s.mu.Unlock()
 	defer func() {
