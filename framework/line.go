@@ -52,7 +52,6 @@ type line struct {
 	side     bool        // it has waited beside another line
 	since    int         // how much had been delivered when the wait began
 	heard    int         // how much the connection has brought, but for what is held
-	beside   []beside    // the lines that delivered when the wait began
 	deadline *time.Timer // the end of the wait
 	old      *line       // the line that it takes over from, until it does
 	doubtful int         // what it delivers may begin with so many events delivered before

@@ -90,7 +90,7 @@ func (r *runner) remain(ctx context.Context, l *line) {
 		seam: l.seam, slot: l.slot, ids: l.ids, exit: l.exit,
 		again: l.again, joined: l.joined, reaches: l.reaches, count: l.count,
 		opened: l.opened, resumes: l.resumes, succeeds: l.succeeds, anew: l.anew,
-		waiting: true, remains: true, held: h, doubted: doubted, since: l.since, beside: l.beside,
+		waiting: true, remains: true, held: h, doubted: doubted, since: l.since,
 	}
 	g.count.unsound, g.count.seam = 0, nil // see parts
 	r.waiting = append(r.waiting, g)
@@ -102,7 +102,7 @@ func (r *runner) remain(ctx context.Context, l *line) {
 // dead. Without a place it may be the beginning of a replay, where all of it was
 // delivered before.
 func (r *runner) remained(ctx context.Context, l *line, h held, fit splice.Fit) error {
-	alive := slices.ContainsFunc(l.beside, func(o beside) bool { return o.seam.Number == o.number && o.line.heard > o.heard })
+	alive := slices.ContainsFunc(h.beside, func(o beside) bool { return o.seam.Number == o.number && o.line.heard > o.heard })
 	switch {
 	case fit.OK, !alive && !fit.Known:
 		return r.release(ctx, l, h, fit)

@@ -30,7 +30,8 @@ type held struct {
 	contents []uint64 // their hashes
 	tokens   []uint64 // the names in the splice of those of kept types
 	size     int
-	tries    int // how often its place was looked for, which costs
+	tries    int      // how often its place was looked for, which costs
+	beside   []beside // the lines that delivered when the wait began
 }
 
 func (h *held) add(ev *Event, content, token uint64) {
@@ -126,10 +127,10 @@ func (r *runner) beside(l *line, ev *Event, content uint64) bool {
 
 // await makes the line wait. It runs under r.mu.
 func (r *runner) await(ctx context.Context, l *line) {
-	l.waiting, l.side, l.since, l.beside = true, false, r.splice.End(), nil
+	l.waiting, l.side, l.since = true, false, r.splice.End()
 	for _, o := range r.connected {
 		if o != l && !o.waiting {
-			l.beside = append(l.beside, beside{o, o.seam.Number, o.heard})
+			l.held.beside = append(l.held.beside, beside{o, o.seam.Number, o.heard})
 		}
 	}
 	r.waiting = append(r.waiting, l)

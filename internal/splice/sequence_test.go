@@ -48,11 +48,11 @@ func TestAlign(t *testing.T) {
 		"lines open side by side that do not overlap, but for chance": {
 			past: strings.Repeat("ab", 20) + "cacb", held: "b#!+?", open: true, want: Fit{Doubtful: 1}},
 		"a feed that says the same again and again": {
-			past: strings.Repeat("a", 100), held: strings.Repeat("a", 20), want: Fit{Equal: true, Doubtful: 20}},
+			past: strings.Repeat("a", 100), held: strings.Repeat("a", 20), want: Fit{Equal: true, Known: true, Doubtful: 20}},
 		"and the same side by side": {
-			past: strings.Repeat("a", 100), held: strings.Repeat("a", 20), open: true, want: Fit{Equal: true, Doubtful: 20}},
+			past: strings.Repeat("a", 100), held: strings.Repeat("a", 20), open: true, want: Fit{Equal: true, Known: true, Doubtful: 20}},
 		"a feed that goes round": {
-			past: strings.Repeat("abcdefgh", 12), held: strings.Repeat("abcdefgh", 4), want: Fit{Equal: true, Doubtful: 32}},
+			past: strings.Repeat("abcdefgh", 12), held: strings.Repeat("abcdefgh", 4), want: Fit{Equal: true, Known: true, Doubtful: 32}},
 		"a feed that goes round, past the end": {
 			past: alphabet + strings.Repeat("+-*", 12), held: strings.Repeat("+-*", 6) + "!", want: Fit{Equal: true, Doubtful: 18}},
 		"a feed that stands still after something that fixes the place": {
