@@ -164,6 +164,12 @@ type GapTotal struct {
 // of the event itself; within says that it is not the first of its connection.
 // It runs under r.mu.
 func (r *runner) seam(ctx context.Context, l *line, v splice.Verdict, ev *Event, within bool) error {
+	if v.Join == splice.Proven {
+		r.loose = 0
+		if err := r.mend(ctx, l); err != nil {
+			return err
+		}
+	}
 	g := Gap{From: r.lastEvent.UTC(), To: ev.Time.UTC(), Doubled: uint64(l.doubtful), Cause: r.lostCause}
 	switch {
 	case within:
@@ -198,6 +204,9 @@ func (r *runner) seam(ctx context.Context, l *line, v splice.Verdict, ev *Event,
 	}
 	if g.State.Open() {
 		r.stats.gap(g)
+		if !within {
+			l.told(g, r.splice.End()-1)
+		}
 	}
 	return r.note(ctx, NoteGap, g)
 }

@@ -49,6 +49,7 @@ type line struct {
 	remains  bool   // that is all there is of it: its connection has ended
 	doubted  bool   // that is since it is not known whether its numbers are those of the others
 	held     held
+	pursuit  *pursuit    // what it has to do with the past; nil for nothing
 	side     bool        // it has waited beside another line
 	since    int         // how much had been delivered when the wait began
 	heard    int         // how much the connection has brought, but for what is held
@@ -107,6 +108,7 @@ func (r *runner) renumber(l *line) {
 	r.lines++
 	l.seam = splice.Line{Number: r.lines}
 	l.again, l.joined, l.reaches, l.missed, l.heard = false, false, false, false, 0
+	l.pursuit = nil
 	r.parts(l)
 	l.news.Store(false)
 }

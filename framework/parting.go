@@ -38,6 +38,9 @@ func (r *runner) parted(ctx context.Context, l *line) (over bool, err error) {
 	default:
 		err = r.decide(ctx, l)
 	}
+	if err == nil {
+		err = r.unseen(context.WithoutCancel(ctx), l)
+	}
 	r.leaving = nil
 	r.parts(l)
 	from := r.resumeFrom()

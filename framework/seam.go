@@ -194,14 +194,17 @@ func (r *runner) wait(ctx context.Context, l *line, ev *Event, content uint64) e
 
 // try lets a waiting line join if its place is clear. It runs under r.mu.
 func (r *runner) try(ctx context.Context, l *line) error {
+	if l.pursuit.busy() {
+		return nil
+	}
 	l.held.tries++
 	if seldom := l.held.tries > 64 && l.held.tries%16 != 0; seldom || !l.waiting || !r.splice.Sequential() {
 		return nil
 	}
-	if fit := r.splice.Align(&l.seam, l.held.tokens, false); fit.OK {
-		return r.join(ctx, l, fit)
+	if fit := r.align(l, false); fit.OK {
+		return r.fits(ctx, l, fit)
 	}
-	return nil
+	return r.refind(ctx, l, false)
 }
 
 // delivered lets the lines join that wait for what has just been delivered. It
@@ -231,6 +234,9 @@ func (r *runner) delivered(ctx context.Context) error {
 // decide lets a line join with what is known, because it has waited long
 // enough or nothing more can come to know. It runs under r.mu.
 func (r *runner) decide(ctx context.Context, l *line) error {
+	if l.pursuit.busy() {
+		return r.interrupted(ctx, l)
+	}
 	if len(l.held.events) == 0 {
 		if r.abreast(l) {
 			// Open side by side for so long, it has missed nothing.
@@ -240,7 +246,13 @@ func (r *runner) decide(ctx context.Context, l *line) error {
 	}
 	var fit splice.Fit
 	if r.splice.Sequential() {
-		fit = r.splice.Align(&l.seam, l.held.tokens, l.side && r.kept(l))
+		fit = r.align(l, l.side && r.kept(l))
+		if fit.OK {
+			return r.fits(ctx, l, fit)
+		}
+		if found, err := r.pursue(ctx, l, &fit); found || err != nil {
+			return err
+		}
 	}
 	return r.join(ctx, l, fit)
 }
@@ -294,7 +306,7 @@ func (r *runner) release(ctx context.Context, l *line, h held, fit splice.Fit) e
 	if !r.splice.Sequential() || len(h.events) == 0 {
 		return r.acceptAll(ctx, l, h.events, h.contents)
 	}
-	l.doubtful = fit.Doubtful
+	l.doubtful, l.again = fit.Doubtful, l.again || fit.Again > 0
 	r.splice.Doubt(&l.seam, fit.Doubtful)
 	before, late, again := h.after(fit.Before), h.after(fit.Before+fit.Late), h.after(fit.Before+fit.Late+fit.Again)
 	r.doubled(l, h.events[:before]...)

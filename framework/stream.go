@@ -172,6 +172,11 @@ type runner struct {
 	steady    bool    // the line that is being read was calm, and nothing else has come since: see offer
 	head      uint32  // the number of the connection that brought the last event
 	past      history
+	askAfter  time.Time     // when the journal is asked again for the sequence of the past, and …
+	asked     time.Duration // … how long that is: see pursuit.go
+	loose     int           // the position from which on events lie before those delivered earlier; 0 for none
+	first     time.Time     // when the first event of this life came, and …
+	firstAt   int           // … its position
 	lastEvent time.Time
 	lostAt    time.Time // when the last connection ended, until the next event
 	lostCause Cause     // why, until an event has been added since
@@ -322,6 +327,11 @@ func (r *runner) offer(ctx context.Context, l *line, ev *Event) error {
 		return r.append(ctx, l, ev)
 	}
 	r.steady = false
+	if l.pursuit != nil {
+		if taken, err := r.pursued(ctx, l, ev, content); taken || err != nil {
+			return err
+		}
+	}
 	if !l.waiting && r.stray(l, ev, content) {
 		r.await(ctx, l)
 	}
@@ -445,6 +455,9 @@ func (r *runner) put(ctx context.Context, ev *Event) error {
 
 // meet writes into the ledger what lies between the event and those before it.
 func (r *runner) meet(ctx context.Context, l *line, ev *Event, v splice.Verdict, at numberedAt) error {
+	if r.first.IsZero() {
+		r.first, r.firstAt = ev.Time, r.splice.End()-1
+	}
 	v, within, err := r.count(ctx, l, ev, v, at)
 	if err != nil {
 		return err

@@ -188,25 +188,8 @@ func (s *Splice) fit(positions []int, held []uint64, open, sure bool) (best plac
 	if n == 0 || m == 0 {
 		return best
 	}
-	most, second := 0, 0
-	try := func(at, overlap int) {
-		if overlap > most {
-			best.at, most, second = at, overlap, most
-		} else {
-			second = max(second, overlap)
-		}
-	}
-	for p, same := range prefixes(held, past) {
-		if overlap := min(m, n-p); same >= overlap {
-			try(p, overlap)
-		}
-	}
-	for p, same := range prefixes(past, held) {
-		if overlap := min(n, m-p); p > 0 && same >= overlap {
-			try(-p, overlap)
-		}
-	}
-	best.whole = most == m
+	at, most, second := overlap(past, held)
+	best.at, best.whole = at, most == m
 	if 2*second >= most {
 		best.equal = 2*second >= m
 		return best
@@ -221,6 +204,30 @@ func (s *Splice) fit(positions []int, held []uint64, open, sure bool) (best plac
 	first := max(0, -best.at)
 	best.ok = s.evidence(held[first:first+most]) >= need
 	return best
+}
+
+// overlap returns the place of the held events in the past at which most of them
+// overlap with it, how many those are, and how many at the next best place.
+func overlap(past, held []uint64) (at, most, second int) {
+	n, m := len(past), len(held)
+	try := func(place, overlap int) {
+		if overlap > most {
+			at, most, second = place, overlap, most
+		} else {
+			second = max(second, overlap)
+		}
+	}
+	for p, same := range prefixes(held, past) {
+		if overlap := min(m, n-p); same >= overlap {
+			try(p, overlap)
+		}
+	}
+	for p, same := range prefixes(past, held) {
+		if overlap := min(n, m-p); p > 0 && same >= overlap {
+			try(-p, overlap)
+		}
+	}
+	return at, most, second
 }
 
 // doubtful tells how many events there are up to the last one that equals one
@@ -246,7 +253,12 @@ func (s *Splice) evidence(stretch []uint64) float64 {
 		count[s.ring[i].token]++
 	}
 	n := float64(len(s.ring))
-	repeats := n - float64(len(count))
+	return evidence(stretch, count, n, n-float64(len(count)))
+}
+
+// evidence is that of a stretch of which the events are so often among n, of
+// which so many repeat others.
+func evidence(stretch []uint64, count map[uint64]int, n, repeats float64) float64 {
 	total := 0.0
 	for i, t := range stretch {
 		switch c := count[t]; {
