@@ -11,7 +11,7 @@ import (
 	"github.com/holdline/scrape/auth"
 )
 
-var deepSeeds = flag.Int("splice.deep", 6, "how many random feeds TestDeepReplaysOfRandomFeeds makes")
+var deepSeeds = flag.Int("splice.deep", 2, "how many random feeds TestDeepReplaysOfRandomFeeds makes")
 
 // TestDeepReplaysOfRandomFeeds makes feeds without ids of which each connection
 // begins with a replay that is longer than what the splice remembers.
@@ -25,7 +25,7 @@ func TestDeepReplaysOfRandomFeeds(t *testing.T) {
 
 func deepFeed(t *testing.T, rng *rand.Rand) {
 	pick := func(d time.Duration) time.Duration { return time.Duration(rng.Int64N(int64(d))) }
-	const events = 30_000
+	const events = 25_000
 	site := &burst{every: time.Millisecond + pick(20*time.Millisecond), start: time.Now(), last: 1 << 30}
 	values := []int{4, 40, 0, 0, 0}[rng.IntN(5)]
 	salt := rng.Uint64()
