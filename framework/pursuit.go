@@ -93,7 +93,7 @@ func (r *runner) recollect(ctx context.Context, ask bool) *pursuit {
 	}
 	p := &pursuit{past: r.splice.Past(tokens, func(i int) bool { return tail[i].Late }, r.loose), usual: usual(tail)}
 	p.cut = r.known || r.splice.End() > p.past.Len()
-	if n := r.splice.End() - r.firstAt; len(tail) == 0 && n > 0 && !r.first.IsZero() {
+	if n := r.splice.End(); len(tail) == 0 && n > 0 && !r.first.IsZero() {
 		p.usual = r.lastEvent.Sub(r.first) / time.Duration(n)
 	}
 	return p
@@ -138,15 +138,18 @@ func (p *pursuit) fast(events int, since time.Time) bool {
 }
 
 // remember has the line know the past. Where the splice does not remember all of
-// it the journal is asked, which is slow: not where what the line holds is too
-// little to be found, and seldom where that was in vain and it is no burst. It
-// runs under r.mu.
+// it the journal is asked, which is slow, and more so for a thousand streams that
+// have lost their site together: not where what the line holds is too little to
+// be found, or came as a feed does that goes on from now, and seldom where that
+// was in vain and it is no burst. It runs under r.mu.
 func (r *runner) remember(ctx context.Context, l *line) {
 	h, was := &l.held, l.pursuit
 	p := r.recollect(ctx, false)
 	burst := h.full() || len(h.events) >= deepReplay
 	older := r.splice.End() >= splice.Window // of fewer it remembers what the journal knows
-	if now := time.Now(); older && (burst || !now.Before(r.askAfter)) && p.past.Telling(h.tokens) {
+	now := time.Now()
+	likely := burst || !now.Before(r.askAfter) && p.fast(len(h.tokens), h.events[0].Time)
+	if older && likely && p.past.Telling(h.tokens) {
 		p = r.recollect(ctx, true)
 		r.asked = min(max(2*r.asked, askSeldom), askLeast)
 		r.askAfter = now.Add(r.asked)

@@ -371,6 +371,9 @@ func TestNothingNewIsTakenForAReplay(t *testing.T) {
 					if latest > joinTimeout+2*time.Second || lines == 1 && latest > replayTimeout+time.Second/2 {
 						t.Errorf("the latest came after %v", latest)
 					}
+					if lines == 1 && log.asked > 0 {
+						t.Errorf("the journal was asked %d times about a feed that goes on from now", log.asked)
+					}
 					t.Logf("%d events, %d twice, the latest after %v, %d connections, asked %d times", len(seen), late, latest, site.conns, log.asked)
 				})
 			})

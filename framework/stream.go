@@ -175,8 +175,7 @@ type runner struct {
 	askAfter  time.Time     // when the journal is asked again for the sequence of the past, and …
 	asked     time.Duration // … how long that is: see pursuit.go
 	loose     int           // the position from which on events lie before those delivered earlier; 0 for none
-	first     time.Time     // when the first event of this life came, and …
-	firstAt   int           // … its position
+	first     time.Time     // when the first event came that was remembered
 	lastEvent time.Time
 	lostAt    time.Time // when the last connection ended, until the next event
 	lostCause Cause     // why, until an event has been added since
@@ -239,6 +238,9 @@ func newRunner(ctx context.Context, s *Stream, log StreamLog) (*runner, error) {
 		last = e
 		if _, ok := decimal([]byte(e.ID)); ok && anew[beginning{e.Time.UnixNano(), e.ID}] {
 			r.splice.Renewed()
+		}
+		if r.first.IsZero() {
+			r.first = e.Time
 		}
 		r.splice.Recall(e.ID, e.Hash)
 		r.lastEvent = e.Time
@@ -456,7 +458,7 @@ func (r *runner) put(ctx context.Context, ev *Event) error {
 // meet writes into the ledger what lies between the event and those before it.
 func (r *runner) meet(ctx context.Context, l *line, ev *Event, v splice.Verdict, at numberedAt) error {
 	if r.first.IsZero() {
-		r.first, r.firstAt = ev.Time, r.splice.End()-1
+		r.first = ev.Time
 	}
 	v, within, err := r.count(ctx, l, ev, v, at)
 	if err != nil {
