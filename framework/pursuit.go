@@ -101,27 +101,26 @@ func (r *runner) recollect(ctx context.Context, ask bool) *pursuit {
 
 // usual is how long an event took, as a rule. Half of the time passed with
 // events that took no longer: what came in a burst, as replays do that were
-// delivered twice, counts for little, and the longest pauses not at all.
+// delivered, counts for little, and the longest pauses not at all.
 func usual(tail []TailEvent) time.Duration {
-	if len(tail) < 2 {
-		return 0
-	}
 	const block = 64
-	longest := 10 * max(tail[len(tail)-1].Time.Sub(tail[0].Time), 0) / time.Duration(len(tail)-1)
 	var blocks []time.Duration
-	var all, sum time.Duration
+	var sum time.Duration
 	for i, n := 1, 0; i < len(tail); i++ {
-		if d := tail[i].Time.Sub(tail[i-1].Time); d >= 0 && d <= longest {
-			sum += d
-			n++
-		}
-		if n == block || i == len(tail)-1 && n > 0 {
-			blocks, all = append(blocks, sum/time.Duration(n)), all+sum/time.Duration(n)
+		sum += max(tail[i].Time.Sub(tail[i-1].Time), 0)
+		if n++; n == block || i == len(tail)-1 {
+			blocks = append(blocks, sum/time.Duration(n))
 			sum, n = 0, 0
 		}
 	}
 	slices.Sort(blocks)
-	var until time.Duration
+	if n := len(blocks); n >= 8 {
+		blocks = blocks[:n-max(n/100, 1)]
+	}
+	var all, until time.Duration
+	for _, d := range blocks {
+		all += d
+	}
 	for _, d := range blocks {
 		if until += d; 2*until >= all {
 			return d

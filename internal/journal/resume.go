@@ -16,6 +16,9 @@ const (
 	tailEvents = 1 << 19
 	tailBytes  = 64 << 20
 	idleChunks = 64
+	// historyChunks is how far History looks back: a feed that is not fast fills
+	// a chunk with every event.
+	historyChunks = 1 << 16
 )
 
 // tails are the last events of the streams in the newest chunks, as the first
@@ -55,7 +58,7 @@ func (l *streamLog) History(ctx context.Context, most int) ([]framework.TailEven
 	if last == 0 {
 		return nil, nil
 	}
-	found, err := l.p.scan(ctx, last, tailChunks, 1, most, func(n string) bool { return n == name })
+	found, err := l.p.scan(ctx, last, historyChunks, 1, most, func(n string) bool { return n == name })
 	return slices.DeleteFunc(found[name], func(e framework.TailEvent) bool { return e.Filled }), err
 }
 
