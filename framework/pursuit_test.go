@@ -380,3 +380,26 @@ func TestNothingNewIsTakenForAReplay(t *testing.T) {
 		}
 	}
 }
+
+// A feed that began with a replay and brings an event every 10 ms, with a pause or
+// without one.
+func TestWhatComesInABurstIsNotTheUsualPace(t *testing.T) {
+	for _, pause := range []time.Duration{0, time.Hour} {
+		var tail []TailEvent
+		at := time.Unix(1, 0)
+		for n := range 21_200 {
+			switch {
+			case n < 20_000:
+				at = at.Add(2 * time.Microsecond)
+			case n == 20_500:
+				at = at.Add(pause)
+			default:
+				at = at.Add(10 * time.Millisecond)
+			}
+			tail = append(tail, TailEvent{Time: at})
+		}
+		if got := usual(tail); got != 10*time.Millisecond {
+			t.Errorf("with a pause of %v an event takes %v", pause, got)
+		}
+	}
+}
