@@ -32,7 +32,7 @@ test: setup-test check build ## install what is missing, check, run every test w
 	@echo "== browser driver"
 	@$(WITH_ENV) bin/scrape install
 	@echo "== tests, with the race detector"
-	@$(WITH_ENV) exec env CGO_ENABLED=1 $(GO) test -race -p 2 -timeout 10m ./...
+	@$(WITH_ENV) exec env CGO_ENABLED=1 $(GO) test -race -p 2 -timeout 20m ./...
 
 check: ## gofmt, go vet, staticcheck, and compiling for other systems (needs only Go)
 	@echo "== gofmt"

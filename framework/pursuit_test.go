@@ -337,7 +337,7 @@ func TestNothingNewIsTakenForAReplay(t *testing.T) {
 		"a feed that stands still": func(int) string { return "same" },
 		"three values":             func(n int) string { return random[n] },
 		"three values, by turns":   func(n int) string { return strconv.Itoa(n % 3) },
-		"it stood still":           func(n int) string { return strconv.Itoa(max(n, 7_000)) },
+		"it stood still":           func(n int) string { return strconv.Itoa(max(n, 5_500)) },
 		"it stands still now":      func(n int) string { return strconv.Itoa(min(n, 5_000)) },
 		"the same day again":       func(n int) string { return strconv.Itoa(n % 8640) },
 		"the same again and again": func(n int) string { return strconv.Itoa(n % 500) },
@@ -349,7 +349,7 @@ func TestNothingNewIsTakenForAReplay(t *testing.T) {
 					site := &burst{every: 10 * time.Millisecond, start: time.Now(), last: 1 << 20, data: data, first: back(0)}
 					site.life = func(k int) time.Duration { return 40*time.Second + time.Duration(k)*7777*time.Millisecond }
 					log := &pastLog{}
-					log.hold(t, &Stream{Target: site, Lines: lines}, 150*time.Second)
+					log.hold(t, &Stream{Target: site, Lines: lines}, 100*time.Second)
 					seen := map[int]bool{}
 					late, latest := 0, time.Duration(0)
 					for _, e := range log.entries {
@@ -365,7 +365,7 @@ func TestNothingNewIsTakenForAReplay(t *testing.T) {
 						seen[e.n] = true
 					}
 					// What happens while there is no connection is lost.
-					if least := 15_000 - 150*site.conns; len(seen) < least {
+					if least := 10_000 - 150*site.conns; len(seen) < least {
 						t.Errorf("%d events with %d connections, want %d", len(seen), site.conns, least)
 					}
 					if latest > joinTimeout+2*time.Second || lines == 1 && latest > replayTimeout+time.Second/2 {
