@@ -364,9 +364,10 @@ func TestNothingNewIsTakenForAReplay(t *testing.T) {
 						}
 						seen[e.n] = true
 					}
-					// What happens while there is no connection is lost.
-					if least := 10_000 - 150*site.conns; len(seen) < least {
-						t.Errorf("%d events with %d connections, want %d", len(seen), site.conns, least)
+					// What happens while there is no connection is lost. Of equal events
+					// nobody can tell which one came twice and which one never.
+					if least := 10_000 - 150*site.conns; len(seen)+late < least {
+						t.Errorf("%d events with %d connections, want %d", len(seen)+late, site.conns, least)
 					}
 					if latest > joinTimeout+2*time.Second || lines == 1 && latest > replayTimeout+time.Second/2 {
 						t.Errorf("the latest came after %v", latest)
